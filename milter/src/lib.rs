@@ -1,0 +1,1 @@
+//! The milter protocol, its server and the greypit policy.

@@ -1,0 +1,1 @@
+//! Events in, every one once in an object.
