@@ -1,1 +1,22 @@
 //! Events in, every one once in an object.
+//!
+//! ```text
+//! Event ─► Submit ─► spool ─► batch ─► encode ─► store
+//!          bounded   fsync    durable  own       conditional
+//!          queue              CUT      threads   PUT, then durable DONE
+//! ```
+//!
+//! One direction; only acknowledgements travel back, each one stage. Nothing here knows a collector: an event is a kind
+//! and an encoded JSON body. [`event`] and [`submit`] are what a collector uses; the other modules are the stages in
+//! order, each with its promises and formats at its top.
+
+pub mod codec;
+mod error;
+pub mod event;
+pub mod store;
+pub mod submit;
+pub mod units;
+
+pub use error::{Error, Result};
+pub use event::{Checkpoint, Event, Group, Kind};
+pub use submit::{Refused, Submit};
