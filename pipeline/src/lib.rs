@@ -13,10 +13,12 @@
 pub mod codec;
 mod error;
 pub mod event;
+pub mod health;
 pub mod store;
 pub mod submit;
 pub mod units;
 
 pub use error::{Error, Result};
 pub use event::{Checkpoint, Event, Group, Kind};
+pub use health::Health;
 pub use submit::{Refused, Submit};
