@@ -1,1 +1,3 @@
-//! greypit.
+//! greypit: the parts of the daemon, as a library for its binary, tests and benchmarks.
+
+pub mod collect;

@@ -1,0 +1,3 @@
+//! Mail logs: what sendmail writes about each sender and each recipient.
+
+pub mod wire;

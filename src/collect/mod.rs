@@ -1,0 +1,8 @@
+//! The collectors: each turns what it sees into records for the pipeline.
+//!
+//! `wire` modules are pure (bytes in, typed value or named error out); [`record`]
+//! writes the JSON bodies that all of them share.
+
+pub mod maillog;
+pub mod record;
+pub mod syslog;

@@ -1,0 +1,5 @@
+//! Syslog: messages from the network, from `/dev/log` and from log files.
+
+pub mod frame;
+pub mod time;
+pub mod wire;

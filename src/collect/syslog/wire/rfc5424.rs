@@ -1,0 +1,162 @@
+//! RFC 5424 behind `<PRI>1 `: six header fields, structured data, text.
+//!
+//! Limits: the RFC's field lengths are not enforced (senders exceed them, and the
+//! caller limits the whole message); [`PARAMS_MAX`] bounds structured data, whose
+//! names are compared with each other.
+
+use super::{BOM, Message, ParseError, stamp};
+use crate::collect::syslog::time::Stamp;
+
+/// Elements and parameters of one message, together.
+pub const PARAMS_MAX: usize = 256;
+
+pub(super) fn parse(rest: &[u8]) -> Result<Message<'_>, ParseError> {
+    let (timestamp, rest) = field(rest)?;
+    let (hostname, rest) = field(rest)?;
+    let (app, rest) = field(rest)?;
+    let (procid, rest) = field(rest)?;
+    let (msgid, rest) = field(rest)?;
+    let stamp = timestamp.map(full_stamp).transpose()?;
+    let (structured_data, rest) = structured_data(rest)?;
+    let message = match rest {
+        [b' ', text @ ..] => text.strip_prefix(BOM).unwrap_or(text),
+        [] => rest,
+        _ => return Err(ParseError::StructuredData),
+    };
+    Ok(Message {
+        stamp,
+        timestamp,
+        hostname,
+        app,
+        procid,
+        msgid,
+        structured_data,
+        message,
+        ..Message::whole(rest)
+    })
+}
+
+/// One field and the blank behind it; `-` is nil.
+fn field(rest: &[u8]) -> Result<(Option<&[u8]>, &[u8]), ParseError> {
+    let end = memchr::memchr(b' ', rest).ok_or(ParseError::HeaderCutOff)?;
+    let (value, rest) = (&rest[..end], &rest[end + 1..]);
+    if value.is_empty() || value.iter().any(|c| !(33..=126).contains(c)) {
+        return Err(ParseError::HeaderField);
+    }
+    Ok(((value != b"-").then_some(value), rest))
+}
+
+fn full_stamp(text: &[u8]) -> Result<Stamp, ParseError> {
+    let (p, used) = stamp::iso(text, false).ok_or(ParseError::Timestamp)?;
+    let (Some(year), Some(offset_seconds)) = (p.year, p.offset_seconds) else {
+        return Err(ParseError::Timestamp);
+    };
+    if used != text.len() {
+        return Err(ParseError::Timestamp);
+    }
+    Ok(Stamp {
+        year,
+        month: p.month,
+        day: p.day,
+        day_padded: p.day_padded,
+        hour: p.hour,
+        minute: p.minute,
+        second: p.second,
+        nanos: p.nanos,
+        offset_seconds,
+    })
+}
+
+fn structured_data(rest: &[u8]) -> Result<(Option<&[u8]>, &[u8]), ParseError> {
+    if let [b'-', after @ ..] = rest {
+        return Ok((None, after));
+    }
+    let mut left = rest;
+    let mut seen = 0;
+    while let [b'[', ..] = left {
+        let (name, mut params) = element(left).ok_or(ParseError::StructuredData)?;
+        if Elements(&rest[..rest.len() - left.len()]).any(|(earlier, _)| earlier == name) {
+            return Err(ParseError::StructuredData);
+        }
+        seen += 1 + params.by_ref().take(PARAMS_MAX).count();
+        if seen > PARAMS_MAX {
+            return Err(ParseError::StructuredDataTooBig);
+        }
+        left = params
+            .rest
+            .strip_prefix(b"]")
+            .ok_or(ParseError::StructuredData)?;
+    }
+    let used = rest.len() - left.len();
+    if used == 0 {
+        return Err(if rest.is_empty() {
+            ParseError::HeaderCutOff
+        } else {
+            ParseError::StructuredData
+        });
+    }
+    Ok((Some(&rest[..used]), left))
+}
+
+/// The elements of structured data: id and parameters. Ends at what is malformed,
+/// which [`Message::structured_data`] never is.
+#[derive(Clone, Debug)]
+pub struct Elements<'a>(pub &'a [u8]);
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = (&'a [u8], Params<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, params) = element(self.0)?;
+        let mut end = params.clone();
+        end.by_ref().for_each(drop);
+        self.0 = end.rest.strip_prefix(b"]")?;
+        Some((name, params))
+    }
+}
+
+fn element(s: &[u8]) -> Option<(&[u8], Params<'_>)> {
+    let (name, rest) = sd_name(s.strip_prefix(b"[")?)?;
+    Some((name, Params { rest }))
+}
+
+/// A parameter's name and value; the value still has its backslashes.
+pub type Param<'a> = (&'a [u8], &'a [u8]);
+
+/// The parameters of one element, up to its closing bracket.
+#[derive(Clone, Debug)]
+pub struct Params<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Params<'a> {
+    type Item = Param<'a>;
+
+    fn next(&mut self) -> Option<Param<'a>> {
+        let (name, rest) = sd_name(self.rest.strip_prefix(b" ")?)?;
+        let value = rest.strip_prefix(b"=\"")?;
+        let mut at = 0;
+        loop {
+            at += memchr::memchr2(b'"', b'\\', &value[at..])?;
+            if value[at] == b'"' {
+                break;
+            }
+            // A backslash hides a quote, a bracket or a backslash, else it is itself.
+            at += if matches!(value.get(at + 1), Some(b'"' | b']' | b'\\')) {
+                2
+            } else {
+                1
+            };
+        }
+        self.rest = &value[at + 1..];
+        Some((name, &value[..at]))
+    }
+}
+
+fn sd_name(s: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = s
+        .iter()
+        .position(|c| matches!(c, b' ' | b'=' | b']' | b'"') || !(33..=126).contains(c))
+        .unwrap_or(s.len());
+    (end > 0).then(|| s.split_at(end))
+}
