@@ -1,15 +1,190 @@
 //! Where objects go: a directory or S3.
+//!
+//! Promises of both:
+//! - [`Store::put_new`] never overwrites. Of any number of writers of one key, in any number of processes, exactly one
+//!   is told [`Put::Created`]; the others are told [`Put::Exists`]. The object is seen whole or not at all.
+//! - When `put_new` returns either answer, the object survives a power cut (a directory) or has been acknowledged by the
+//!   server (S3).
+//! - Every failure is a [`StoreError`] with a short class for metrics and one line for a person. Nothing is tried twice
+//!   here: whoever ships knows how long to wait and shows that it waits.
+//!
+//! A key is relative to the store's URL: parts joined by `/`, none of them empty or beginning with `.`, at most
+//! [`KEY_BYTES_MAX`] bytes. [`Store::list`] leaves out everything that cannot be an object of records: names that begin
+//! with `.` or `_` in any part, and names without `.json`.
 
-/// What a store answers when it cannot do what was asked.
-#[derive(Debug, thiserror::Error)]
-#[error("{operation} {target}: {reason}")]
-pub struct StoreError {
-    /// What was tried, for example `put`.
-    pub operation: &'static str,
-    /// The key or the store's URL.
-    pub target: String,
-    /// A short, bounded word for metrics: `refused`, `timeout`, `throttled`, `denied`, `no_bucket`, `no_credentials`, `server`, `io`.
-    pub class: &'static str,
-    /// What to tell a person.
-    pub reason: String,
+mod config;
+mod dir;
+mod error;
+mod s3;
+
+use bytes::Bytes;
+
+pub use config::{Config, Encryption};
+pub use dir::DirStore;
+pub use error::StoreError;
+pub use s3::S3Store;
+
+/// The longest key, in bytes: S3 allows 1,024 for prefix and key.
+pub const KEY_BYTES_MAX: usize = 900;
+
+/// The largest object that [`Store::get`] reads into memory, in bytes.
+pub const OBJECT_BYTES_MAX: u64 = 1 << 30;
+
+/// What a store does; see the module.
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// An object to write.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its content, already compressed. Cloning shares it.
+    pub bytes: Bytes,
+    /// What the content is once read as it lies there, for example `application/x-bzip2`; no Content-Encoding is set, so
+    /// that no client decompresses on its own.
+    pub content_type: &'static str,
+    /// Names (lower case, `-`) and values (printable ASCII) kept beside the object where the store can; a directory
+    /// cannot.
+    pub metadata: Vec<(&'static str, String)>,
+}
+
+/// What became of a [`Store::put_new`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The object is there because of this call.
+    Created,
+    /// Something was there under this key already; it is untouched.
+    Exists,
+}
+
+/// One object of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Relative to the store's URL.
+    pub key: String,
+    /// In bytes, as stored.
+    pub size: u64,
+}
+
+/// A directory or an S3 bucket.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// A directory.
+    Dir(DirStore),
+    /// A bucket, or a prefix in it.
+    S3(S3Store),
+}
+
+impl Store {
+    /// Opens the configured store without touching it; the first operation or [`Store::check`] does.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] as [`Config::validate`].
+    pub fn open(config: &Config) -> crate::Result<Store> {
+        Ok(match config.location()? {
+            config::Location::Dir(root) => Store::Dir(DirStore::new(root)),
+            config::Location::S3 { bucket, prefix } => Store::S3(S3Store::new(config, bucket, prefix)),
+        })
+    }
+
+    /// Whether writing can work, for the start of the daemon: creates the directory and writes a file that is removed
+    /// again; asks S3 for one name. A bucket that may only be written to is fine.
+    ///
+    /// # Errors
+    /// [`StoreError::is_config`] tells a definite mistake from a store that is out of reach now.
+    pub async fn check(&self) -> Result<()> {
+        match self {
+            Store::Dir(dir) => dir.check().await,
+            Store::S3(s3) => s3.check().await,
+        }
+    }
+
+    /// Writes an object unless the key is taken.
+    ///
+    /// # Errors
+    /// Whether the object exists is then unknown (a time-out can hide a success): call again, [`Put::Exists`] settles it.
+    pub async fn put_new(&self, key: &str, object: &Object) -> Result<Put> {
+        check_key(key)?;
+        match self {
+            Store::Dir(dir) => dir.put_new(key, object).await,
+            Store::S3(s3) => s3.put_new(key, object).await,
+        }
+    }
+
+    /// Reads an object of at most [`OBJECT_BYTES_MAX`] bytes.
+    ///
+    /// # Errors
+    /// Class `not_found` when there is none.
+    pub async fn get(&self, key: &str) -> Result<Bytes> {
+        check_key(key)?;
+        match self {
+            Store::Dir(dir) => dir.get(key).await,
+            Store::S3(s3) => s3.get(key).await,
+        }
+    }
+
+    /// All objects of records whose key begins with `prefix` (a text, not a folder; empty for all), by key.
+    ///
+    /// # Errors
+    /// Class `not_found` when the directory does not exist; an S3 prefix without objects is an empty list.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let mut objects = match self {
+            Store::Dir(dir) => dir.list(prefix).await?,
+            Store::S3(s3) => s3.list(prefix).await?,
+        };
+        objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
+    }
+
+    /// The URL, for messages.
+    pub fn url(&self) -> String {
+        match self {
+            Store::Dir(dir) => dir.url(),
+            Store::S3(s3) => s3.url(),
+        }
+    }
+}
+
+/// Whether a key names records and not something hidden, private to a tool, or foreign.
+fn is_records_key(key: &str) -> bool {
+    let hidden = |part: &str| part.is_empty() || part.starts_with(['.', '_']);
+    let name = key.rsplit('/').next().unwrap_or(key);
+    !key.split('/').any(hidden) && name.contains(".json")
+}
+
+fn check_key(key: &str) -> Result<()> {
+    let bad_part = |part: &str| part.is_empty() || part.starts_with('.');
+    let problem = if key.len() > KEY_BYTES_MAX {
+        "is longer than 900 bytes"
+    } else if key.split('/').any(bad_part) {
+        "has a part that is empty or begins with a dot"
+    } else if key.chars().any(char::is_control) {
+        "has a control character"
+    } else {
+        return Ok(());
+    };
+    Err(StoreError::new("use key", key.escape_debug().to_string(), "bad_key", format!("the key {problem}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stay_inside_the_store() {
+        for good in ["a.json", "mail_logs/2026-11-20/to-1.json.bz2", "kind=to/dt=2026-11-20/x", "_cut/mail/0/1"] {
+            check_key(good).unwrap();
+        }
+        for bad in ["", "/a", "a/", "a//b", "../a", "a/../b", ".a", "a/.b", "a\0b", "a\nb", &"k".repeat(901)] {
+            assert_eq!(check_key(bad).unwrap_err().class, "bad_key", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_names_of_records_are_listed() {
+        for good in ["a.json", "mail_logs/2026-11-20/to-1.json.bz2", "a/b.json.zst"] {
+            assert!(is_records_key(good), "{good}");
+        }
+        for bad in ["_SUCCESS", "_cut/a.json", "a/_temporary/b.json", "a/.b.json.tmp", ".a.json", "a/b.parquet", "a/"] {
+            assert!(!is_records_key(bad), "{bad}");
+        }
+    }
 }
