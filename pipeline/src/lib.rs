@@ -14,6 +14,7 @@ pub mod codec;
 mod error;
 pub mod event;
 pub mod health;
+pub mod object;
 pub mod store;
 pub mod submit;
 pub mod units;

@@ -89,14 +89,15 @@ pub(super) async fn connect(config: &Config) -> Result<Connection, Problem> {
 }
 
 pub(super) fn credentials_problem(error: &CredentialsError) -> Problem {
+    let none = "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, or give this machine a role";
     match error {
-        CredentialsError::CredentialsNotLoaded(_) => (
-            "no_credentials",
-            "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, or give this machine a role"
-                .into(),
-        ),
+        CredentialsError::CredentialsNotLoaded(_) => ("no_credentials", none.into()),
         CredentialsError::ProviderTimedOut(_) => ("timeout", "the source of AWS credentials does not answer".into()),
-        other => ("no_credentials", format!("AWS credentials: {}", failure::root_cause(other))),
+        // A token service that cannot be reached now.
+        other if failure::in_chain::<std::io::Error>(other).is_some_and(|io| io.raw_os_error().is_some()) => {
+            ("network", format!("the source of AWS credentials: {}", failure::root_cause(other)))
+        }
+        other => ("no_credentials", format!("{none} (last tried: {})", failure::root_cause(other))),
     }
 }
 

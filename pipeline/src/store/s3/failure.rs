@@ -12,6 +12,9 @@ use super::client::{Problem, credentials_problem};
 /// The longest text of a server that is repeated, in characters.
 const TEXT_CHARS_MAX: usize = 300;
 
+/// What rustls says when it does not accept the other side, whose type does not come through.
+const TLS_WORDS: [&str; 4] = ["certificate", "corrupt message", "fatal alert", "handshake"];
+
 /// Knows what was tried where.
 #[derive(Debug)]
 pub(super) struct Failure<'a> {
@@ -68,7 +71,7 @@ impl Failure<'_> {
         let class = match in_chain::<io::Error>(error).map(io::Error::kind) {
             Some(io::ErrorKind::ConnectionRefused) => "refused",
             Some(io::ErrorKind::TimedOut) => "timeout",
-            _ if cause.contains("certificate") || cause.contains("UnknownIssuer") => "tls",
+            _ if TLS_WORDS.iter().any(|word| cause.contains(word)) => return ("tls", format!("TLS: {cause}")),
             _ => "network",
         };
         (class, cause)
@@ -79,13 +82,15 @@ impl Failure<'_> {
         let text = match (code, message) {
             (Some(code), "") => format!("{code} (HTTP {status})"),
             (Some(code), message) => format!("{code} (HTTP {status}): {}", one_line(message)),
-            (None, _) => format!("HTTP {status} without S3's XML"),
+            (None, _) => format!("HTTP {status} without S3's XML: no S3 server, or something in front of it"),
         };
         match (code.unwrap_or_default(), status) {
             ("NoSuchBucket" | "InvalidBucketName", _) => {
                 ("no_bucket", format!("the bucket '{}' does not exist: create it or correct store.url", self.bucket))
             }
-            ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken", _) => {
+            ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken", _)
+            // versitygw's word for an unknown access key.
+            | ("XAdminUserNotFound", _) => {
                 ("bad_credentials", format!("the credentials are not accepted: {text}"))
             }
             ("AuthorizationHeaderMalformed", _) if !message.contains("region") => {
@@ -111,7 +116,7 @@ impl Failure<'_> {
             ("NoSuchKey", _) => ("not_found", "there is no such object".into()),
             ("NoSuchUpload", _) => ("conflict", text),
             (_, 409) => ("conflict", text),
-            ("", 404) => ("not_found", text),
+            ("", 404) => ("server", text),
             ("AccessDenied", _) | (_, 401 | 403) => ("denied", text),
             (_, 400..=499) => ("rejected", text),
             _ => ("server", text),
@@ -119,7 +124,7 @@ impl Failure<'_> {
     }
 }
 
-fn in_chain<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+pub(super) fn in_chain<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     chain(error).find_map(|error| error.downcast_ref::<T>())
 }
 

@@ -1,0 +1,438 @@
+//! Proves from ids alone that nothing is lost and nothing is there twice.
+//!
+//! An id is `<node>-<epoch>-<kind>-<seq>`, read from the right: only the node may contain `-`. Within one stream (node,
+//! epoch, kind) the spool counts `seq` from 1 without gaps, so what is missing below the highest is lost, and what is
+//! there more than once is repeated. What is missing above the highest cannot be known.
+//!
+//! Memory: one range of 16 bytes (and its share of a tree) for each run of numbers without a gap, so a healthy store of
+//! any size needs a few; ids in random order need up to one for each id.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Deserialize;
+
+use crate::Kind;
+
+/// How many gaps and repeats of a stream a report lists.
+const EXAMPLES_MAX: usize = 10;
+
+/// A record's id, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id<'a> {
+    /// The machine that wrote it.
+    pub node: &'a str,
+    /// One life of its spool directory.
+    pub epoch: &'a str,
+    /// The kind.
+    pub kind: Kind,
+    /// From 1 on.
+    pub seq: u64,
+}
+
+impl<'a> Id<'a> {
+    /// Reads an id.
+    pub fn parse(id: &'a str) -> Option<Id<'a>> {
+        let (stream, seq) = split_seq(id)?;
+        let (node, epoch, kind) = split_stream(stream)?;
+        Some(Id { node, epoch, kind, seq })
+    }
+}
+
+/// The stream and the number.
+fn split_seq(id: &str) -> Option<(&str, u64)> {
+    let (stream, digits) = id.rsplit_once('-')?;
+    if digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some((stream, digits.parse().ok()?))
+}
+
+fn split_stream(stream: &str) -> Option<(&str, &str, Kind)> {
+    let (rest, kind) = stream.rsplit_once('-')?;
+    let (node, epoch) = rest.rsplit_once('-')?;
+    (!node.is_empty() && !epoch.is_empty()).then_some(())?;
+    Some((node, epoch, Kind::parse(kind)?))
+}
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+}
+
+/// Numbers from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The lowest.
+    pub first: u64,
+    /// The highest.
+    pub last: u64,
+}
+
+impl Gap {
+    fn count(self) -> u64 {
+        (self.last - self.first).saturating_add(1)
+    }
+}
+
+/// The numbers seen of one stream.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// First to last of each run; runs neither overlap nor touch.
+    runs: BTreeMap<u64, u64>,
+    /// The run that grew last, so that ids in order need no tree: also in `runs`, where its end may lag behind.
+    current: Option<Gap>,
+    repeated: u64,
+    repeats: Vec<Gap>,
+}
+
+impl Seen {
+    fn add(&mut self, seq: u64) {
+        if let Some(current) = &mut self.current
+            && current.last.checked_add(1) == Some(seq)
+            && !self.runs.contains_key(&seq)
+        {
+            current.last = seq;
+            return;
+        }
+        self.add_range(Gap { first: seq, last: seq });
+    }
+
+    /// Writes the run that grew last back.
+    fn settle(&mut self) {
+        if let Some(current) = self.current.take() {
+            self.runs.insert(current.first, current.last);
+        }
+    }
+
+    fn add_range(&mut self, range: Gap) {
+        self.settle();
+        let Gap { mut first, mut last } = range;
+        // Every run that overlaps or touches, from the right to the left.
+        while let Some((&run_first, &run_last)) = self.runs.range(..=last.saturating_add(1)).next_back() {
+            if run_last.saturating_add(1) < first {
+                break;
+            }
+            let both = Gap { first: run_first.max(range.first), last: run_last.min(range.last) };
+            if both.first <= both.last {
+                self.repeated = self.repeated.saturating_add(both.count());
+                if self.repeats.len() < EXAMPLES_MAX {
+                    self.repeats.push(both);
+                }
+            }
+            self.runs.remove(&run_first);
+            first = first.min(run_first);
+            last = last.max(run_last);
+        }
+        self.runs.insert(first, last);
+        self.current = Some(Gap { first, last });
+    }
+
+    fn merge(&mut self, mut other: Seen) {
+        other.settle();
+        for (first, last) in other.runs {
+            self.add_range(Gap { first, last });
+        }
+        self.repeated = self.repeated.saturating_add(other.repeated);
+        self.repeats.extend(other.repeats);
+        self.repeats.truncate(EXAMPLES_MAX);
+    }
+}
+
+/// Where a stream is expected to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At 1: all objects since the beginning are there.
+    One,
+    /// At the lowest that is there: older objects were deleted or left out.
+    FirstSeen,
+}
+
+/// Collects ids; made for ids in roughly ascending order, correct for any.
+#[derive(Clone, Debug, Default)]
+pub struct Ids {
+    streams: Vec<(String, Seen)>,
+    by_name: HashMap<String, usize>,
+    /// The stream of the id before: the next is most likely of the same.
+    recent: usize,
+    records: u64,
+    broken: u64,
+    objects: u64,
+}
+
+impl Ids {
+    /// Nothing seen.
+    pub fn new() -> Ids {
+        Ids::default()
+    }
+
+    /// Counts an object.
+    pub fn add_object(&mut self) {
+        self.objects += 1;
+    }
+
+    /// Counts something in a record's place that is none: a line over the limit, the rest of a damaged object.
+    pub fn add_broken(&mut self) {
+        self.broken += 1;
+    }
+
+    /// Counts one line: a record if it is a JSON object with a proper id, else broken.
+    pub fn add_line(&mut self, line: &[u8]) {
+        let head = std::str::from_utf8(line).ok().and_then(|text| serde_json::from_str::<Head<'_>>(text).ok());
+        match head {
+            Some(head) => self.add(&head.id),
+            None => self.broken += 1,
+        }
+    }
+
+    /// Counts one id.
+    pub fn add(&mut self, id: &str) {
+        let Some((stream, seq)) = split_seq(id) else {
+            self.broken += 1;
+            return;
+        };
+        match self.stream(stream) {
+            Some(seen) => seen.add(seq),
+            None => {
+                self.broken += 1;
+                return;
+            }
+        }
+        self.records += 1;
+    }
+
+    fn stream(&mut self, name: &str) -> Option<&mut Seen> {
+        if self.streams.get(self.recent).is_none_or(|(recent, _)| recent != name) {
+            self.recent = match self.by_name.get(name) {
+                Some(index) => *index,
+                None => {
+                    split_stream(name)?;
+                    self.streams.push((name.to_owned(), Seen::default()));
+                    self.by_name.insert(name.to_owned(), self.streams.len() - 1);
+                    self.streams.len() - 1
+                }
+            };
+        }
+        self.streams.get_mut(self.recent).map(|(_, seen)| seen)
+    }
+
+    /// Adds what another collector saw, for example that of one object.
+    pub fn merge(&mut self, other: Ids) {
+        for (name, seen) in other.streams {
+            if let Some(mine) = self.stream(&name) {
+                mine.merge(seen);
+            }
+        }
+        self.records += other.records;
+        self.broken += other.broken;
+        self.objects += other.objects;
+    }
+
+    /// What it all means.
+    pub fn verdict(&self, start: Start) -> Verdict {
+        let mut streams: Vec<StreamReport> =
+            self.streams.iter().filter_map(|(name, seen)| StreamReport::of(name, seen.clone(), start)).collect();
+        streams.sort_by(|a, b| (&a.node, &a.epoch, a.kind).cmp(&(&b.node, &b.epoch, b.kind)));
+        let sum = |of: fn(&StreamReport) -> u64| streams.iter().map(of).fold(0, u64::saturating_add);
+        Verdict {
+            records: self.records,
+            lost: sum(|stream| stream.lost),
+            repeated: sum(|stream| stream.repeated),
+            broken: self.broken,
+            objects: self.objects,
+            streams,
+        }
+    }
+}
+
+/// What was found in all streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Lines with a proper id, repeated ones too.
+    pub records: u64,
+    /// Numbers missing below the highest.
+    pub lost: u64,
+    /// Lines too many.
+    pub repeated: u64,
+    /// Lines that are no record.
+    pub broken: u64,
+    /// Objects read.
+    pub objects: u64,
+    /// One for each node, epoch and kind, in this order.
+    pub streams: Vec<StreamReport>,
+}
+
+impl Verdict {
+    /// Whether everything is there once.
+    pub fn is_exact(&self) -> bool {
+        self.lost == 0 && self.repeated == 0 && self.broken == 0
+    }
+}
+
+/// What was found in one stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamReport {
+    /// The machine.
+    pub node: String,
+    /// One life of its spool directory.
+    pub epoch: String,
+    /// The kind.
+    pub kind: Kind,
+    /// Different numbers seen.
+    pub distinct: u64,
+    /// The lowest and the highest.
+    pub range: Gap,
+    /// Numbers missing below the highest.
+    pub lost: u64,
+    /// Lines too many.
+    pub repeated: u64,
+    /// The first of the gaps.
+    pub gaps: Vec<Gap>,
+    /// The first repeats that were met.
+    pub repeats: Vec<Gap>,
+}
+
+impl StreamReport {
+    fn of(name: &str, mut seen: Seen, start: Start) -> Option<StreamReport> {
+        seen.settle();
+        let (node, epoch, kind) = split_stream(name)?;
+        let range = Gap { first: *seen.runs.first_key_value()?.0, last: *seen.runs.last_key_value()?.1 };
+        let mut expected = match start {
+            Start::One => 1,
+            Start::FirstSeen => range.first,
+        };
+        let (mut distinct, mut lost, mut gaps) = (0u64, 0u64, Vec::new());
+        for (&first, &last) in &seen.runs {
+            if first > expected {
+                let gap = Gap { first: expected, last: first - 1 };
+                lost = lost.saturating_add(gap.count());
+                if gaps.len() < EXAMPLES_MAX {
+                    gaps.push(gap);
+                }
+            }
+            distinct = distinct.saturating_add(Gap { first, last }.count());
+            expected = last.saturating_add(1);
+        }
+        Some(StreamReport {
+            node: node.to_owned(),
+            epoch: epoch.to_owned(),
+            kind,
+            distinct,
+            range,
+            lost,
+            repeated: seen.repeated,
+            gaps,
+            repeats: seen.repeats,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap as Model;
+
+    #[test]
+    fn an_id_is_read_from_the_right() {
+        let id = Id::parse("mail-relay-1-8f3a-to-42").unwrap();
+        assert_eq!((id.node, id.epoch, id.kind.as_str(), id.seq), ("mail-relay-1", "8f3a", "to", 42));
+        for bad in [
+            "",
+            "mx1-e-to",
+            "mx1-to-1",
+            "-e-to-1",
+            "mx1--to-1",
+            "mx1-e-To-1",
+            "mx1-e-to-0",
+            "mx1-e-to-01",
+            "mx1-e-to-+1",
+        ] {
+            assert_eq!(Id::parse(bad), None, "{bad}");
+        }
+        assert_eq!(Id::parse("mx1-e-to-18446744073709551616"), None);
+    }
+
+    #[test]
+    fn gaps_and_repeats_are_found_in_each_stream() {
+        let mut ids = Ids::new();
+        for seq in [1, 2, 3, 5, 6, 6, 9] {
+            ids.add(&format!("mx1-e-to-{seq}"));
+        }
+        ids.add("mx2-e-to-1");
+        ids.add("mx1-f-to-2");
+        ids.add_object();
+        let verdict = ids.verdict(Start::One);
+        assert_eq!((verdict.records, verdict.lost, verdict.repeated, verdict.objects), (9, 4, 1, 1));
+        let first = &verdict.streams[0];
+        assert_eq!(first.gaps, [Gap { first: 4, last: 4 }, Gap { first: 7, last: 8 }]);
+        assert_eq!(first.repeats, [Gap { first: 6, last: 6 }]);
+        assert_eq!(ids.verdict(Start::FirstSeen).lost, 3);
+        assert!(!verdict.is_exact());
+    }
+
+    #[test]
+    fn a_line_that_is_no_record_is_counted() {
+        let mut ids = Ids::new();
+        ids.add_line(br#"{"id":"mx1-e-to-1","kind":"to","x":{"id":"y"}}"#);
+        ids.add_line(br#"{"kind":"to","id":"mx1-e-to-\u0032"}"#);
+        for broken in [
+            &b"{\"id\":\"mx1-e-to-3\""[..],
+            b"{}",
+            b"[]",
+            b"{\"id\":3}",
+            b"{\"id\":\"x\"}",
+            b"{\"id\":\"mx1-e-to-3\",\"a\":\"\xff\"}",
+            b"\0",
+            b"{\"id\":\"mx1-e-to-3\"}{",
+        ] {
+            ids.add_line(broken);
+        }
+        let verdict = ids.verdict(Start::One);
+        assert_eq!((verdict.records, verdict.broken, verdict.lost), (2, 8, 0));
+    }
+
+    #[test]
+    fn the_highest_number_there_is_does_no_harm() {
+        let mut ids = Ids::new();
+        for _ in 0..2 {
+            ids.add("mx1-e-to-1");
+            ids.add(&format!("mx1-e-to-{}", u64::MAX));
+        }
+        let verdict = ids.verdict(Start::One);
+        assert_eq!((verdict.records, verdict.repeated, verdict.lost), (4, 2, u64::MAX - 2));
+    }
+
+    #[test]
+    fn ten_million_ids_in_order_are_one_range() {
+        let mut ids = Ids::new();
+        let seen = ids.stream("mx1-e-to").unwrap();
+        (1..=10_000_000).for_each(|seq| seen.add(seq));
+        seen.settle();
+        assert_eq!(seen.runs.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn as_the_naive_model(seqs in proptest::collection::vec((0usize..2, 1u64..40), 0..120), split in 0usize..120) {
+            let mut model: Model<(usize, u64), u64> = Model::new();
+            let (mut one, mut two) = (Ids::new(), Ids::new());
+            for (i, (stream, seq)) in seqs.iter().enumerate() {
+                *model.entry((*stream, *seq)).or_default() += 1;
+                let ids = if i < split { &mut one } else { &mut two };
+                ids.add(&format!("mx{stream}-e-to-{seq}"));
+            }
+            one.merge(two);
+            let verdict = one.verdict(Start::One);
+            let lost: u64 = (0..2).map(|stream| {
+                let max = model.keys().filter(|(s, _)| *s == stream).map(|(_, seq)| *seq).max().unwrap_or(0);
+                (1..=max).filter(|seq| !model.contains_key(&(stream, *seq))).count() as u64
+            }).sum();
+            prop_assert_eq!(verdict.records, seqs.len() as u64);
+            prop_assert_eq!(verdict.lost, lost);
+            prop_assert_eq!(verdict.repeated, model.values().map(|count| count - 1).sum::<u64>());
+            prop_assert_eq!(verdict.streams.iter().map(|stream| stream.distinct).sum::<u64>(), model.len() as u64);
+        }
+    }
+}
