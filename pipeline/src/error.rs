@@ -13,6 +13,9 @@ pub enum Error {
     /// A body that is not one JSON object.
     #[error("an event's body must be one JSON object")]
     BodyNotAnObject,
+    /// A group beyond [`crate::event::GROUP_BYTES_MAX`].
+    #[error("a group holds at most {} bytes", crate::event::GROUP_BYTES_MAX)]
+    GroupTooLarge,
     /// More than [`crate::event::GROUP_KINDS_MAX`] kinds.
     #[error("a group holds at most {} kinds", crate::event::GROUP_KINDS_MAX)]
     TooManyKinds,

@@ -16,6 +16,9 @@ pub const BODY_BYTES_MAX: usize = 8 << 20;
 /// Where a collector should stop adding to a group and submit it; a group may exceed it by one body.
 pub const GROUP_BYTES_TARGET: usize = 256 << 10;
 
+/// The largest group; collectors that mind [`GROUP_BYTES_TARGET`] never meet it.
+pub const GROUP_BYTES_MAX: usize = 16 << 20;
+
 /// How many different kinds one group may hold.
 pub const GROUP_KINDS_MAX: usize = 32;
 
@@ -102,7 +105,8 @@ pub struct Event {
     pub body: Vec<u8>,
 }
 
-/// How far a source has been read, in the source's own words. An empty state forgets the source.
+/// How far a source has been read, in the source's own words. An empty state forgets the source. The name is at most
+/// 64 KiB; what is longer is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// Names the source, for example `maillog:/var/log/maillog`.
@@ -138,8 +142,12 @@ impl Group {
     ///
     /// # Errors
     /// [`Error::BodyTooLarge`] beyond [`BODY_BYTES_MAX`], [`Error::BodyNotAnObject`] where the body does not begin with
-    /// `{` and end with `}` or spans lines, [`Error::TooManyKinds`] beyond [`GROUP_KINDS_MAX`]: the group is as before.
+    /// `{` and end with `}`, [`Error::TooManyKinds`] beyond [`GROUP_KINDS_MAX`], [`Error::GroupTooLarge`] beyond
+    /// [`GROUP_BYTES_MAX`]: the group is as before.
     pub fn push(&mut self, kind: Kind, body: &[u8]) -> Result<()> {
+        if self.records.len() + body.len() > GROUP_BYTES_MAX {
+            return Err(Error::GroupTooLarge);
+        }
         if body.len() > BODY_BYTES_MAX {
             return Err(Error::BodyTooLarge { bytes: body.len() });
         }

@@ -10,11 +10,18 @@
 //! and an encoded JSON body. [`event`] and [`submit`] are what a collector uses; the other modules are the stages in
 //! order, each with its promises and formats at its top.
 
+pub mod batch;
 pub mod codec;
+mod encode;
 mod error;
 pub mod event;
 pub mod health;
+pub mod key;
+mod metrics;
 pub mod object;
+mod pipeline;
+mod ship;
+pub mod spool;
 pub mod store;
 pub mod submit;
 pub mod units;
@@ -22,4 +29,6 @@ pub mod units;
 pub use error::{Error, Result};
 pub use event::{Checkpoint, Event, Group, Kind};
 pub use health::Health;
+pub use metrics::Metrics;
+pub use pipeline::{Drained, Parts, Pipeline, check_node};
 pub use submit::{Refused, Submit};

@@ -12,7 +12,8 @@ use crate::units::{Size, Span};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// `s3://bucket/prefix`, `file:///dir` or a plain path; a relative path is taken from the working directory.
+    /// `s3://bucket/prefix`, `file:///dir` or a plain path; a relative path is taken from the working directory. Empty:
+    /// the folder `objects` in `data_dir`, which whoever composes the config fills in.
     pub url: String,
     /// The server's URL where it is not AWS, for example `http://127.0.0.1:9000`. Default: `AWS_ENDPOINT_URL`, else AWS.
     pub endpoint: Option<String>,
@@ -52,7 +53,7 @@ pub enum Encryption {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            url: "greypit-data/objects".into(),
+            url: String::new(),
             endpoint: None,
             path_style: false,
             region: None,
@@ -212,7 +213,7 @@ mod tests {
             (Config { endpoint: Some("127.0.0.1:9000".into()), ..s3() }, "store.endpoint"),
             (Config { endpoint: Some("http://".into()), ..s3() }, "store.endpoint"),
             (Config { endpoint: Some("http://user:secret@h".into()), ..s3() }, "store.endpoint"),
-            (Config { endpoint: Some("http://h".into()), ..Config::default() }, "store.endpoint"),
+            (Config { endpoint: Some("http://h".into()), ..at("objects") }, "store.endpoint"),
             (Config { sse_kms_key_id: Some("k".into()), ..s3() }, "store.sse_kms_key_id"),
             (Config { multipart_bytes: Size(1), ..s3() }, "store.multipart_bytes"),
             (Config { request_timeout: Span::seconds(0), ..s3() }, "store.request_timeout"),
@@ -224,7 +225,7 @@ mod tests {
             }
         }
         Config { endpoint: Some("https://[::1]:9000/".into()), ..s3() }.validate().unwrap();
-        Config::default().validate().unwrap();
+        at("objects").validate().unwrap();
     }
 
     #[test]

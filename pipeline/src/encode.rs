@@ -1,0 +1,144 @@
+//! From a cut to the bytes of its object: the same bytes every time, from the spool alone.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+
+use bytes::Bytes;
+
+use sha2::{Digest, Sha256};
+
+use crate::batch::Batch;
+use crate::spool::frame::Frame;
+use crate::spool::ledger::Cut;
+use crate::spool::reader::{SegmentReader, Step};
+use crate::spool::segment_path;
+use crate::{Error, Result};
+
+/// Handed to the compressor at a time.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// An object ready for the store.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    pub(crate) bytes: Bytes,
+    pub(crate) sha256: String,
+    pub(crate) records: u64,
+    pub(crate) raw_bytes: u64,
+}
+
+/// Reads the cut's events from the spool in `folder` and compresses them as NDJSON, `id` and `node` in front of each.
+pub(crate) fn encode(folder: &Path, node: &str, epoch: &str, cut: &Cut) -> Result<Encoded> {
+    let mut encoder = cut.codec.encoder(Some(cut.level));
+    let id_start = format!("{{\"id\":\"{node}-{epoch}-{}-", cut.batch.kind);
+    let id_end = format!("\",\"node\":\"{node}\"");
+    let mut chunk = Vec::with_capacity(2 * CHUNK_BYTES);
+    let (mut records, mut raw_bytes) = (0, 0);
+    let mut failed = None;
+    read_batch(folder, &cut.batch, |seq, body| {
+        chunk.extend_from_slice(id_start.as_bytes());
+        push_decimal(&mut chunk, seq);
+        chunk.extend_from_slice(id_end.as_bytes());
+        if body.len() > 2 {
+            chunk.push(b',');
+        }
+        chunk.extend_from_slice(&body[1..]);
+        chunk.push(b'\n');
+        records += 1;
+        if chunk.len() >= CHUNK_BYTES {
+            raw_bytes += chunk.len() as u64;
+            failed = failed.take().or(encoder.write_all(&chunk).err());
+            chunk.clear();
+        }
+    })?;
+    raw_bytes += chunk.len() as u64;
+    let finished = match failed.or(encoder.write_all(&chunk).err()) {
+        Some(error) => Err(error),
+        None => encoder.finish(),
+    };
+    let bytes = finished.map_err(Error::io("compress", cut.key.as_str()))?;
+    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Encoded { bytes: bytes.into(), sha256, records, raw_bytes })
+}
+
+/// Whether `object` holds just the cut's records, by their ids and their number. The bytes may differ all the same: another
+/// version of the compressing library may have written them before an upgrade.
+pub(crate) fn is_batch(object: &[u8], cut: &Cut, node: &str, epoch: &str, records: u64) -> bool {
+    let id = |seq: u64| format!("{{\"id\":\"{node}-{epoch}-{}-{seq}\"", cut.batch.kind);
+    let mut lines = BufReader::new(cut.codec.decoder(object)).split(b'\n');
+    let (mut count, mut last) = (0, Vec::new());
+    for line in &mut lines {
+        let Ok(line) = line else { return false };
+        if count == 0 && !line.starts_with(id(cut.batch.first).as_bytes()) {
+            return false;
+        }
+        count += 1;
+        last = line;
+    }
+    count == records && last.starts_with(id(cut.batch.last).as_bytes())
+}
+
+/// Gives the batch's events in order, each once.
+fn read_batch(folder: &Path, batch: &Batch, mut sink: impl FnMut(u64, &[u8])) -> Result<()> {
+    let mut next = batch.first;
+    for number in batch.from.segment..=batch.to.segment {
+        let path = segment_path(folder, number);
+        let mut reader = match SegmentReader::open(&path, number) {
+            Ok(reader) => reader,
+            // Numbers of abandoned segments may be missing in between.
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if number == batch.from.segment {
+            reader.seek(batch.from.offset)?;
+        }
+        loop {
+            match reader.next()? {
+                Step::End => break,
+                Step::Frame { frame: Frame::Group(group), at, .. } => {
+                    for (seq, body) in group.records_of(batch.kind) {
+                        if seq >= next && seq <= batch.last && body.len() >= 2 {
+                            sink(seq, body);
+                            next = seq + 1;
+                        }
+                    }
+                    if number == batch.to.segment && at >= batch.to.offset {
+                        return Ok(());
+                    }
+                }
+                Step::Frame { .. } => {}
+                Step::Damage { at, error, .. } => {
+                    tracing::error!(segment = number, at, %error, "spool: damaged frame while shipping, its events are lost");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimals() {
+        for number in [0, 7, 10, 12_345, u64::MAX] {
+            let mut out = Vec::new();
+            push_decimal(&mut out, number);
+            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
+        }
+    }
+}

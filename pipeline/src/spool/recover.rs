@@ -1,0 +1,196 @@
+//! Reads the whole spool once at start and says where to go on.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::time::Instant;
+
+use super::frame::{Frame, FrameError, FrameShare, GroupFrame, SEGMENT_HEADER_BYTES, Snapshot};
+use super::ledger::Ledger;
+use super::reader::{SegmentReader, Step};
+use super::segment_path;
+use super::segments::Segment;
+use crate::batch::{Planner, Position, Run};
+use crate::event::{Checkpoint, Kind};
+use crate::{Error, Result};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) segments: BTreeMap<u64, Segment>,
+    pub(crate) next_seqs: BTreeMap<Kind, u64>,
+    pub(crate) checkpoints: BTreeMap<String, Vec<u8>>,
+    pub(crate) next_segment: u64,
+    /// Events that are not in the store yet.
+    pub(crate) waiting_events: u64,
+    /// Bytes of writes that a crash cut short.
+    pub(crate) torn_bytes: u64,
+    pub(crate) damaged_frames: u64,
+}
+
+/// Reads all segments in `folder`; what has not been cut goes to `planner`.
+pub(crate) fn recover(folder: &Path, ledger: &Ledger, planner: &mut Planner) -> Result<Recovered> {
+    let mut found = Recovered { next_segment: 1, ..Recovered::default() };
+    let numbers = segment_numbers(folder)?;
+    let mut snapshots = Vec::with_capacity(numbers.len());
+    for number in &numbers {
+        snapshots.push(first_snapshot(folder, *number)?);
+    }
+    for (i, number) in numbers.iter().enumerate() {
+        let acknowledged = snapshots[i + 1..].iter().flatten().next();
+        let last = i + 1 == numbers.len();
+        if last
+            && snapshots[i].is_none()
+            && std::fs::metadata(segment_path(folder, *number)).is_ok_and(|meta| meta.len() < 64)
+        {
+            // A crash while it was being made: nothing can be in it.
+            let path = segment_path(folder, *number);
+            std::fs::remove_file(&path).map_err(Error::io("delete", &path))?;
+            continue;
+        }
+        found.read_segment(folder, *number, last, acknowledged, ledger, planner)?;
+        found.next_segment = number + 1;
+    }
+    for (kind, next) in ledger.lowest_undone().keys().map(|kind| (*kind, ledger.next(*kind))) {
+        let known = found.next_seqs.entry(kind).or_insert(1);
+        *known = next.max(*known);
+    }
+    Ok(found)
+}
+
+impl Recovered {
+    fn read_segment(
+        &mut self,
+        folder: &Path,
+        number: u64,
+        last: bool,
+        acknowledged: Option<&Snapshot>,
+        ledger: &Ledger,
+        planner: &mut Planner,
+    ) -> Result<()> {
+        let path = segment_path(folder, number);
+        let mut reader = SegmentReader::open(&path, number)?;
+        let mut segment = Segment::default();
+        if !reader.header_ok {
+            segment.damaged = true;
+            self.damaged_frames += 1;
+            tracing::error!(
+                segment = number,
+                "spool: the segment's header is damaged; reading its frames all the same"
+            );
+        }
+        let mut cut_at = None;
+        loop {
+            match reader.next()? {
+                Step::End => break,
+                Step::Frame { frame: Frame::Snapshot(snapshot), end, .. } => {
+                    segment.bytes = end;
+                    self.next_seqs = snapshot.next_seqs.into_iter().collect();
+                    self.checkpoints.clear();
+                    self.take_checkpoints(snapshot.checkpoints);
+                }
+                Step::Frame { frame: Frame::Group(group), at, end } => {
+                    if group.shares.iter().any(|share| !is_acknowledged(share, acknowledged)) {
+                        cut_at = Some(at);
+                        break;
+                    }
+                    segment.bytes = end;
+                    self.take_group(group, Position { segment: number, offset: at }, &mut segment, ledger, planner);
+                }
+                Step::Damage { at, error: FrameError::Torn, .. } if last => {
+                    cut_at = Some(at);
+                    break;
+                }
+                Step::Damage { at, error, skipped_to } => {
+                    segment.damaged = true;
+                    self.damaged_frames += 1;
+                    tracing::error!(segment = number, at, skipped_to, %error, "spool: damaged frame, its events are lost");
+                }
+            }
+        }
+        let len = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+        if let Some(at) = cut_at {
+            self.torn_bytes += len - at;
+            tracing::warn!(
+                segment = number,
+                at,
+                bytes = len - at,
+                "spool: cutting off a write that was never acknowledged"
+            );
+            let file = File::options().write(true).open(&path).map_err(Error::io("open", &path))?;
+            file.set_len(at).map_err(Error::io("truncate", &path))?;
+        }
+        // What a crash left in the page cache counts as durable from here on, so make it so.
+        File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io("sync", &path))?;
+        segment.bytes = cut_at.unwrap_or(len).max(SEGMENT_HEADER_BYTES);
+        self.segments.insert(number, segment);
+        Ok(())
+    }
+
+    fn take_group(
+        &mut self,
+        group: GroupFrame<'_>,
+        at: Position,
+        segment: &mut Segment,
+        ledger: &Ledger,
+        planner: &mut Planner,
+    ) {
+        for share in &group.shares {
+            let end = share.first_seq + u64::from(share.count);
+            self.next_seqs.insert(share.kind, end);
+            segment.last.insert(share.kind, end - 1);
+            let uncut = ledger.next(share.kind);
+            if share.first_seq >= uncut {
+                self.waiting_events += u64::from(share.count);
+                planner.add(
+                    Run {
+                        kind: share.kind,
+                        first: share.first_seq,
+                        count: share.count,
+                        bytes: share.bytes,
+                        received_us: group.received_us,
+                        at,
+                    },
+                    Instant::now(),
+                );
+            }
+        }
+        self.take_checkpoints(group.checkpoints);
+    }
+
+    fn take_checkpoints(&mut self, checkpoints: Vec<Checkpoint>) {
+        for Checkpoint { source, state } in checkpoints {
+            if state.is_empty() {
+                self.checkpoints.remove(&source);
+            } else {
+                self.checkpoints.insert(source, state);
+            }
+        }
+    }
+}
+
+fn is_acknowledged(share: &FrameShare, next_segment: Option<&Snapshot>) -> bool {
+    let Some(snapshot) = next_segment else { return true };
+    let next = snapshot.next_seqs.iter().find(|(kind, _)| *kind == share.kind).map_or(1, |(_, next)| *next);
+    share.first_seq < next
+}
+
+fn segment_numbers(folder: &Path) -> Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let name = entry.map_err(Error::io("read", folder))?.file_name();
+        let number =
+            name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|number| number.parse::<u64>().ok());
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn first_snapshot(folder: &Path, number: u64) -> Result<Option<Snapshot>> {
+    let mut reader = SegmentReader::open(&segment_path(folder, number), number)?;
+    match reader.next()? {
+        Step::Frame { frame: Frame::Snapshot(snapshot), .. } => Ok(Some(snapshot)),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,520 @@
+//! The spool's one writing thread: takes groups from the queue, numbers them, appends, fsyncs, tells the planner.
+//!
+//! Groups stay in memory until they are fsynced. When a write or an fsync fails, the segment is abandoned at its last
+//! durable byte and everything after it is written again, with the same numbers, to a new segment: a failed fsync says
+//! nothing about which pages reached the disk, so they are not trusted again.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::frame::{self, Snapshot};
+use super::recover::Recovered;
+use super::segments::Segments;
+use super::{Config, Sync, segment_path, sync_folder};
+use crate::batch::{Batch, Planner, Position, Run};
+use crate::event::{Checkpoint, Group, Kind};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::submit::{Message, Room};
+use crate::{Error, Result};
+
+/// How long to wait before trying a failed disk again, and how often windows are looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Written at a time: bounds the memory of one wake-up.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Enough for a new segment's header and snapshot on a full disk.
+const RESERVE_BYTES: usize = 1 << 20;
+
+/// What the writer shares with the shipper.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    segments: Mutex<Segments>,
+    planner: Mutex<Planner>,
+    /// Rung when a batch is ready or the writer has ended.
+    pub(crate) ready: Notify,
+    /// The writer has ended: nothing will be added.
+    pub(crate) ended: AtomicBool,
+    /// Everything in the newest segment is in the store: it may be ended so that it can be deleted.
+    pub(crate) newest_is_done: AtomicBool,
+    /// Batches being shipped: how many events each has, and when its oldest was received.
+    in_flight: Mutex<BTreeMap<(Kind, u64), (u64, i64)>>,
+}
+
+impl Shared {
+    pub(crate) fn new(segments: Segments, planner: Planner) -> Shared {
+        Shared {
+            segments: Mutex::new(segments),
+            planner: Mutex::new(planner),
+            ready: Notify::new(),
+            ended: AtomicBool::new(false),
+            newest_is_done: AtomicBool::new(false),
+            in_flight: Mutex::default(),
+        }
+    }
+
+    /// Notes that a batch is being shipped.
+    pub(crate) fn began(&self, batch: &Batch) {
+        self.in_flight().insert((batch.kind, batch.first), (batch.events(), batch.oldest_us));
+    }
+
+    /// Notes that a batch is in the store.
+    pub(crate) fn finished(&self, batch: &Batch) {
+        self.in_flight().remove(&(batch.kind, batch.first));
+    }
+
+    /// Durable events that are not in the store.
+    pub(crate) fn unshipped_events(&self) -> u64 {
+        self.planner().waiting_events() + self.in_flight().values().map(|(events, _)| events).sum::<u64>()
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, BTreeMap<(Kind, u64), (u64, i64)>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn planner(&self) -> MutexGuard<'_, Planner> {
+        self.planner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn segments(&self) -> MutexGuard<'_, Segments> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn pop_ready(&self) -> Option<Batch> {
+        self.planner().pop_ready()
+    }
+}
+
+/// The segment being written.
+#[derive(Debug)]
+struct Segment {
+    number: u64,
+    file: File,
+    path: PathBuf,
+    /// Written and fsynced.
+    durable: u64,
+    /// Written.
+    len: u64,
+}
+
+/// A group that is written but not fsynced, or waits to be written again.
+#[derive(Debug)]
+struct Pending {
+    group: Group,
+    received_us: i64,
+    _room: Room,
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    folder: PathBuf,
+    config: Config,
+    flush_on_exit: bool,
+    queue: Receiver<Message>,
+    shared: Arc<Shared>,
+    health: Health,
+    metrics: Metrics,
+    segment: Option<Segment>,
+    next_segment: u64,
+    /// Numbers up to the last durable group, and up to the last written one.
+    durable_seqs: BTreeMap<Kind, u64>,
+    next_seqs: BTreeMap<Kind, u64>,
+    checkpoints: BTreeMap<String, Vec<u8>>,
+    /// In order; the first `written` of them are in the segment.
+    pending: Vec<Pending>,
+    written: usize,
+    runs: Vec<Run>,
+    barriers: Vec<oneshot::Sender<()>>,
+    oldest_unsynced: Option<Instant>,
+    buffer: Vec<u8>,
+}
+
+/// What to do next.
+enum Turn {
+    Go,
+    Ended,
+}
+
+impl Writer {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        folder: &Path,
+        config: Config,
+        flush_on_exit: bool,
+        queue: Receiver<Message>,
+        recovered: Recovered,
+        shared: Arc<Shared>,
+        health: Health,
+        metrics: Metrics,
+    ) -> Writer {
+        let mut writer = Writer {
+            folder: folder.into(),
+            config,
+            flush_on_exit,
+            queue,
+            shared,
+            health,
+            metrics,
+            segment: None,
+            next_segment: recovered.next_segment,
+            durable_seqs: recovered.next_seqs.clone(),
+            next_seqs: recovered.next_seqs,
+            checkpoints: recovered.checkpoints,
+            pending: Vec::new(),
+            written: 0,
+            runs: Vec::new(),
+            barriers: Vec::new(),
+            oldest_unsynced: None,
+            buffer: Vec::new(),
+        };
+        if let Err(error) = writer.begin_segment() {
+            writer.fail(&error);
+        }
+        writer
+    }
+
+    /// Whether the first segment could be begun.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it could not; the log says why.
+    pub(crate) fn is_able(&self) -> Result<()> {
+        let problem = || format!("cannot begin a segment in {}, see the log", self.folder.display());
+        self.segment.as_ref().map(|_| ()).ok_or_else(|| Error::Config { key: "data_dir".into(), problem: problem() })
+    }
+
+    /// Runs until every `Submit` has been dropped.
+    pub(crate) fn run(mut self) {
+        loop {
+            let turn = self.turn();
+            self.publish();
+            if matches!(turn, Turn::Ended) {
+                break;
+            }
+        }
+        if !self.pending.is_empty() {
+            let lost: usize = self.pending.iter().map(|pending| pending.group.len()).sum();
+            self.metrics.spool_error("lost_at_exit", lost as u64);
+            tracing::error!(events = lost, "spool: ended with events that could not be written");
+        }
+        if self.flush_on_exit {
+            self.shared.planner().close_all();
+        }
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.ready.notify_one();
+    }
+
+    fn turn(&mut self) -> Turn {
+        let work = if self.is_full() {
+            self.make_room();
+            std::thread::sleep(TICK);
+            Ok(Turn::Go)
+        } else {
+            self.take_and_write()
+        };
+        let result = work.and_then(|turn| {
+            let each = self.config.sync == Sync::Each;
+            if each
+                || matches!(turn, Turn::Ended)
+                || self.oldest_unsynced.is_some_and(|since| since.elapsed() >= self.interval())
+            {
+                self.sync()?;
+            }
+            self.end_segment_if_due()?;
+            Ok(turn)
+        });
+        match result {
+            Ok(turn) => turn,
+            Err(error) => {
+                self.fail(&error);
+                self.make_room();
+                std::thread::sleep(TICK);
+                self.wait_for_the_disk()
+            }
+        }
+    }
+
+    /// After a failure: takes what has queued up (its size is bounded by the queue's), and at shutdown tries once more.
+    fn wait_for_the_disk(&mut self) -> Turn {
+        loop {
+            match self.queue.try_recv() {
+                Ok(message) => self.accept(message),
+                Err(TryRecvError::Empty) => return Turn::Go,
+                Err(TryRecvError::Disconnected) => break,
+            }
+        }
+        if let Err(error) = self.write_pending().and_then(|()| self.sync()) {
+            self.fail(&error);
+        }
+        Turn::Ended
+    }
+
+    fn interval(&self) -> Duration {
+        match self.config.sync {
+            Sync::Every(interval) => interval,
+            Sync::Each => Duration::ZERO,
+        }
+    }
+
+    /// Waits for groups and writes what there is.
+    fn take_and_write(&mut self) -> Result<Turn> {
+        if self.written < self.pending.len() {
+            self.write_pending()?;
+        }
+        let due = self.oldest_unsynced.map_or(TICK, |since| self.interval().saturating_sub(since.elapsed()));
+        let first = match self.queue.recv_timeout(due) {
+            Ok(message) => message,
+            Err(RecvTimeoutError::Timeout) => return Ok(Turn::Go),
+            Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ended),
+        };
+        self.accept(first);
+        if self.config.sync != Sync::Each {
+            let mut bytes = 0;
+            while bytes < WRITE_BYTES {
+                let Ok(message) = self.queue.try_recv() else { break };
+                if let Message::Group(group, _) = &message {
+                    bytes += group.bytes();
+                }
+                self.accept(message);
+            }
+        }
+        self.write_pending()?;
+        Ok(Turn::Go)
+    }
+
+    fn accept(&mut self, message: Message) {
+        match message {
+            Message::Group(group, room) => {
+                self.pending.push(Pending { group, received_us: now_us(), _room: room });
+                self.oldest_unsynced.get_or_insert_with(Instant::now);
+            }
+            Message::Barrier(answer) => self.barriers.push(answer),
+        }
+    }
+
+    /// Appends what is pending and not yet written.
+    fn write_pending(&mut self) -> Result<()> {
+        if self.segment.is_none() {
+            self.begin_segment()?;
+        }
+        let Some(segment) = self.segment.as_mut() else { return Ok(()) };
+        if self.written == self.pending.len() {
+            return Ok(());
+        }
+        self.buffer.clear();
+        let mut first_seqs = Vec::new();
+        for pending in &self.pending[self.written..] {
+            let at = Position { segment: segment.number, offset: segment.len + self.buffer.len() as u64 };
+            first_seqs.clear();
+            for share in &pending.group.shares {
+                let next = self.next_seqs.entry(share.kind).or_insert(1);
+                let run = Run {
+                    kind: share.kind,
+                    first: *next,
+                    count: share.count,
+                    bytes: share.bytes,
+                    received_us: pending.received_us,
+                    at,
+                };
+                first_seqs.push(*next);
+                *next += u64::from(share.count);
+                self.runs.push(run);
+            }
+            frame::encode_group(&pending.group, pending.received_us, &first_seqs, &mut self.buffer);
+        }
+        segment.file.write_all(&self.buffer).map_err(Error::io("write", &segment.path))?;
+        segment.len += self.buffer.len() as u64;
+        self.written = self.pending.len();
+        if self.buffer.capacity() > 4 * WRITE_BYTES {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Makes everything written durable and tells everybody who waits for that.
+    fn sync(&mut self) -> Result<()> {
+        if let Some(segment) = self.segment.as_mut()
+            && segment.len > segment.durable
+        {
+            let started = Instant::now();
+            segment.file.sync_data().map_err(Error::io("sync", &segment.path))?;
+            self.metrics.spool_fsync_seconds.observe(started.elapsed().as_secs_f64());
+            segment.durable = segment.len;
+            let last = self.runs.iter().map(|run| (run.kind, run.first + u64::from(run.count) - 1));
+            self.shared.segments().update(segment.number, segment.len, last);
+            self.shared.newest_is_done.store(false, Ordering::Relaxed);
+        }
+        let now = Instant::now();
+        let mut planner = self.shared.planner();
+        for run in self.runs.drain(..) {
+            self.metrics.spooled(run.kind, u64::from(run.count), run.bytes);
+            planner.add(run, now);
+        }
+        drop(planner);
+        self.durable_seqs.clone_from(&self.next_seqs);
+        for pending in self.pending.drain(..) {
+            for Checkpoint { source, state } in pending.group.checkpoints {
+                if state.is_empty() {
+                    self.checkpoints.remove(&source);
+                } else {
+                    self.checkpoints.insert(source, state);
+                }
+            }
+        }
+        self.written = 0;
+        self.oldest_unsynced = None;
+        for barrier in self.barriers.drain(..) {
+            // The one who asked may have gone.
+            let _ = barrier.send(());
+        }
+        self.health.ok("spool");
+        Ok(())
+    }
+
+    fn end_segment_if_due(&mut self) -> Result<()> {
+        let Some(segment) = &self.segment else { return Ok(()) };
+        let all_done = self.shared.newest_is_done.load(Ordering::Relaxed);
+        let full = segment.len >= self.config.segment_bytes.0 || (all_done && segment.len > RESERVE_BYTES as u64);
+        if full && segment.len == segment.durable {
+            self.begin_segment()?;
+        } else if segment.len >= self.config.segment_bytes.0 {
+            self.sync()?;
+            self.begin_segment()?;
+        }
+        Ok(())
+    }
+
+    /// Begins a segment with a durable snapshot. Where the disk is full, the reserve gives the room.
+    fn begin_segment(&mut self) -> Result<()> {
+        let mut head = frame::segment_header(self.next_segment).to_vec();
+        let snapshot = Snapshot {
+            next_seqs: self.durable_seqs.iter().map(|(kind, next)| (*kind, *next)).collect(),
+            checkpoints: self
+                .checkpoints
+                .iter()
+                .map(|(source, state)| Checkpoint { source: source.clone(), state: state.clone() })
+                .collect(),
+        };
+        frame::encode_snapshot(&snapshot, &mut head);
+        let number = self.next_segment;
+        let reserve = self.folder.join("reserve");
+        let file = match self.create_segment(number, &head) {
+            Ok(file) => file,
+            Err(_) if std::fs::remove_file(&reserve).is_ok() => self.create_segment(number, &head)?,
+            Err(error) => return Err(error),
+        };
+        self.next_segment += 1;
+        let len = head.len() as u64;
+        self.shared.segments().add(number, len);
+        let path = segment_path(&self.folder, number);
+        self.segment = Some(Segment { number, file, path, durable: len, len });
+        self.shared.newest_is_done.store(false, Ordering::Relaxed);
+        if !reserve.exists() {
+            let filled = File::create(&reserve).and_then(|mut file| {
+                file.write_all(&vec![0; RESERVE_BYTES])?;
+                file.sync_all()
+            });
+            if filled.is_err() {
+                // No room for a reserve now; the next segment tries again.
+                let _ = std::fs::remove_file(&reserve);
+            }
+        }
+        Ok(())
+    }
+
+    fn create_segment(&self, number: u64, head: &[u8]) -> Result<File> {
+        let path = segment_path(&self.folder, number);
+        let made = File::create(&path).and_then(|mut file| {
+            file.write_all(head)?;
+            file.sync_all()?;
+            Ok(file)
+        });
+        let made = made.map_err(Error::io("write", &path)).and_then(|file| sync_folder(&self.folder).map(|()| file));
+        if made.is_err() {
+            // Half a segment would take room on a full disk and is of no use.
+            let _ = std::fs::remove_file(&path);
+        }
+        made
+    }
+
+    /// Gives up the current segment behind its last durable byte; what was not durable is written again later.
+    fn fail(&mut self, error: &Error) {
+        self.metrics.spool_error(reason(error), 1);
+        self.health.held("spool", error.to_string());
+        if let Some(segment) = self.segment.take() {
+            // If this fails too, the next segment's snapshot says that the bytes do not count.
+            let _ = segment.file.set_len(segment.durable);
+        }
+        self.next_seqs.clone_from(&self.durable_seqs);
+        self.runs.clear();
+        self.written = 0;
+    }
+
+    /// Whether `spool.max_bytes` is reached.
+    fn is_full(&mut self) -> bool {
+        let (disk, limit) = (self.shared.segments().disk_bytes(), self.config.max_bytes.0);
+        let unsynced = self.segment.as_ref().map_or(0, |segment| segment.len - segment.durable);
+        let full = disk + unsynced + WRITE_BYTES as u64 >= limit;
+        if full {
+            self.health.held(
+                "spool",
+                format!("spool.max_bytes = \"{}\" is reached; waiting for the store", self.config.max_bytes),
+            );
+        } else if self.segment.is_some() {
+            self.health.ok("spool");
+        }
+        full
+    }
+
+    /// Lets the shipper have everything, and ends the segment, so that room can be made.
+    fn make_room(&mut self) {
+        if self.segment.is_some() && self.sync().is_ok() {
+            let content = self.segment.as_ref().is_some_and(|segment| segment.len > RESERVE_BYTES as u64);
+            if content && let Err(error) = self.begin_segment() {
+                tracing::debug!(%error, "spool: no new segment while the disk is full");
+            }
+        }
+        self.shared.planner().close_all();
+    }
+
+    /// After each turn: windows that are over, and figures.
+    fn publish(&mut self) {
+        let now_us = now_us();
+        let mut planner = self.shared.planner();
+        planner.close_due(now_us, Instant::now());
+        if planner.has_ready() {
+            self.shared.ready.notify_one();
+        }
+        self.metrics.waiting_events.set(planner.waiting_events() as i64);
+        self.metrics.waiting_batches.set(planner.ready_batches() as i64);
+        let oldest_us =
+            self.shared.in_flight().values().map(|(_, oldest_us)| *oldest_us).chain(planner.oldest_us()).min();
+        drop(planner);
+        let age_us = oldest_us.map_or(0, |oldest_us| (now_us - oldest_us).max(0));
+        self.metrics.oldest_event_age_seconds.set(age_us / 1_000_000);
+        let segments = self.shared.segments();
+        self.metrics.spool_disk_bytes.set(segments.disk_bytes() as i64);
+        self.metrics.spool_segments.set(segments.len() as i64);
+    }
+}
+
+fn reason(error: &Error) -> &'static str {
+    match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => "disk_full",
+        Error::Io { operation: "sync", .. } => "sync",
+        _ => "write",
+    }
+}
+
+/// The wall clock, in microseconds since 1970.
+pub(crate) fn now_us() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}
