@@ -177,6 +177,11 @@ impl Group {
         self.checkpoints.push(Checkpoint { source: source.to_owned(), state });
     }
 
+    /// What it says of sources.
+    pub fn checkpoints(&self) -> &[Checkpoint] {
+        &self.checkpoints
+    }
+
     /// How many events there are.
     pub fn len(&self) -> usize {
         self.shares.iter().map(|share| share.count as usize).sum()

@@ -1,0 +1,113 @@
+//! What the tail counts. The label `path` is the entry's path as configured, never that of a file a pattern found.
+
+use greypit_pipeline::{Error, Result};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// Why something could not be done; the label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// A file could not be looked at or opened.
+    Open,
+    /// A file could not be read.
+    Read,
+    /// A folder could not be listed.
+    List,
+    /// A file was gone before it was read to its end.
+    Gone,
+    /// A file's name is not UTF-8.
+    Name,
+    /// More files than the limit.
+    Limit,
+}
+
+impl Reason {
+    const ALL: [Reason; 6] = [Reason::Open, Reason::Read, Reason::List, Reason::Gone, Reason::Name, Reason::Limit];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Reason::Open => "open",
+            Reason::Read => "read",
+            Reason::List => "list",
+            Reason::Gone => "gone",
+            Reason::Name => "name",
+            Reason::Limit => "limit",
+        }
+    }
+}
+
+/// The metrics of all entries.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    bytes: IntCounterVec,
+    lines: IntCounterVec,
+    truncated: IntCounterVec,
+    rotations: IntCounterVec,
+    truncations: IntCounterVec,
+    errors: IntCounterVec,
+    files: IntGaugeVec,
+    lag: IntGaugeVec,
+    /// Whether the watcher covers every folder; polling goes on either way.
+    pub(super) watching: IntGauge,
+}
+
+/// The metrics of one entry.
+#[derive(Clone, Debug)]
+pub(super) struct Counts {
+    pub(super) bytes: IntCounter,
+    pub(super) lines: IntCounter,
+    pub(super) truncated: IntCounter,
+    pub(super) rotations: IntCounter,
+    pub(super) truncations: IntCounter,
+    errors: [IntCounter; Reason::ALL.len()],
+    pub(super) files: IntGauge,
+    pub(super) lag: IntGauge,
+}
+
+impl Counts {
+    pub(super) fn error(&self, reason: Reason) -> &IntCounter {
+        &self.errors[reason as usize]
+    }
+}
+
+impl Metrics {
+    pub(super) fn new(registry: &Registry) -> Result<Metrics> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntCounterVec::new(Opts::new(format!("greypit_maillog_{name}"), help), labels)?;
+            registry.register(Box::new(vec.clone())).map(|()| vec)
+        };
+        let gauge = |name: &str, help: &str| {
+            let vec = IntGaugeVec::new(Opts::new(format!("greypit_maillog_{name}"), help), &["path"])?;
+            registry.register(Box::new(vec.clone())).map(|()| vec)
+        };
+        let all = || {
+            let watching =
+                IntGauge::new("greypit_maillog_watching", "1 if every folder is watched, 0 if only polled.")?;
+            registry.register(Box::new(watching.clone()))?;
+            Ok::<_, prometheus::Error>(Metrics {
+                bytes: counter("read_bytes_total", "Bytes of log files turned into lines.", &["path"])?,
+                lines: counter("lines_total", "Lines read from log files.", &["path"])?,
+                truncated: counter("truncated_lines_total", "Lines cut at max_line.", &["path"])?,
+                rotations: counter("rotations_total", "Files replaced by another at the same path.", &["path"])?,
+                truncations: counter("truncations_total", "Files that became shorter.", &["path"])?,
+                errors: counter("errors_total", "What could not be done, by reason.", &["path", "reason"])?,
+                files: gauge("files", "Files that are open.")?,
+                lag: gauge("lag_bytes", "Bytes in log files that are not read yet, as of the last look.")?,
+                watching,
+            })
+        };
+        all().map_err(|error| Error::Config { key: "maillog".into(), problem: format!("metrics: {error}") })
+    }
+
+    pub(super) fn of(&self, path: &str) -> Counts {
+        Counts {
+            bytes: self.bytes.with_label_values(&[path]),
+            lines: self.lines.with_label_values(&[path]),
+            truncated: self.truncated.with_label_values(&[path]),
+            rotations: self.rotations.with_label_values(&[path]),
+            truncations: self.truncations.with_label_values(&[path]),
+            errors: Reason::ALL.map(|reason| self.errors.with_label_values(&[path, reason.as_str()])),
+            files: self.files.with_label_values(&[path]),
+            lag: self.lag.with_label_values(&[path]),
+        }
+    }
+}
