@@ -51,15 +51,8 @@ fn logs_make_the_expected_records() {
         if want == got {
             continue;
         }
-        let (want, got) = (
-            String::from_utf8_lossy(&want),
-            String::from_utf8_lossy(&got),
-        );
-        let line = want
-            .lines()
-            .zip(got.lines())
-            .take_while(|(a, b)| a == b)
-            .count();
+        let (want, got) = (String::from_utf8_lossy(&want), String::from_utf8_lossy(&got));
+        let line = want.lines().zip(got.lines()).take_while(|(a, b)| a == b).count();
         wrong.push(format!(
             "{}:{}\n  want {}\n  got  {}",
             expected.display(),
@@ -76,9 +69,8 @@ fn every_record_is_one_line_of_json() {
     for log in logs() {
         let out = records(&fs::read(&log).expect("a readable log"));
         for line in out.split(|c| *c == b'\n').filter(|l| !l.is_empty()) {
-            let v: serde_json::Value = serde_json::from_slice(line).unwrap_or_else(|e| {
-                panic!("{}: {e}: {}", log.display(), String::from_utf8_lossy(line))
-            });
+            let v: serde_json::Value = serde_json::from_slice(line)
+                .unwrap_or_else(|e| panic!("{}: {e}: {}", log.display(), String::from_utf8_lossy(line)));
             assert!(v["kind"].is_string() && v["ts"].is_string());
         }
     }

@@ -39,9 +39,12 @@
 //!   submission lacks all three, can pretend to any of them.)
 //! - **to**: the middle `, delay=…, pri=N` (the *anchor*) is looked for on both
 //!   sides: by walking the addresses as `prescan` does, and by counting anchors. Only
-//!   if they agree is the line read. Two anchors are accepted if the first
-//!   is inside the quotes of an address so plain that a line that sendmail split in
-//!   the middle of an address (at a comma, with `[more]`) cannot look like it.
+//!   if they agree is the line read. The walk alone does not do: sendmail splits a long
+//!   list at any comma (`[more]`), even one in quotes, so that the next line begins
+//!   inside them. A second anchor or `, ctladdr=` is accepted only inside the quotes
+//!   of addresses so plain that no such line looks like them, else the line is
+//!   [`Broken::Ambiguous`]. (A split address itself stays split: its second half is
+//!   then a recipient.)
 //!   Behind the anchor, each field is matched in order with the exact shape of its
 //!   value. A `reply=` that itself contains `, stat=` leaves several ways to read the
 //!   end: those that sendmail cannot have printed (a reply is logged only when the
@@ -150,9 +153,7 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
         return Parsed::Other;
     };
     let (result, rest) = match rest {
-        [b'f', b'r', b'o', b'm', b'=', rest @ ..] => {
-            (from::parse(id, rest).map(Parsed::From), rest)
-        }
+        [b'f', b'r', b'o', b'm', b'=', rest @ ..] => (from::parse(id, rest).map(Parsed::From), rest),
         [b't', b'o', b'=', rest @ ..] => (to::parse(id, rest).map(Parsed::To), rest),
         _ => return Parsed::Other,
     };
@@ -167,10 +168,7 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
 
 /// `<queue id>: `, or `<queue id>[N]: ` in a part of a split line.
 fn queue_id(message: &[u8]) -> Option<(&[u8], bool, &[u8])> {
-    let end = message
-        .iter()
-        .take(64)
-        .position(|c| !c.is_ascii_alphanumeric())?;
+    let end = message.iter().take(64).position(|c| !c.is_ascii_alphanumeric())?;
     let (id, after) = message.split_at(end);
     // "Milter: from=" is not a queue id; every id has its digits at the end.
     if !(id.last()?.is_ascii_digit() || id.iter().any(u8::is_ascii_digit) || id == b"NOQUEUE") {
@@ -179,11 +177,7 @@ fn queue_id(message: &[u8]) -> Option<(&[u8], bool, &[u8])> {
     match after {
         [b':', b' ', rest @ ..] => Some((id, false, rest)),
         [b'[', inside @ ..] => {
-            let digits = inside
-                .iter()
-                .take(3)
-                .take_while(|c| c.is_ascii_digit())
-                .count();
+            let digits = inside.iter().take(3).take_while(|c| c.is_ascii_digit()).count();
             let rest = inside[digits..].strip_prefix(b"]: ")?;
             (digits > 0).then_some((id, true, rest))
         }

@@ -1,1 +1,64 @@
+use super::*;
+use crate::collect::syslog::time::parse_zone;
 
+fn records(raw: &[u8], peer: Peer<'_>) -> (Outcome, Vec<serde_json::Value>) {
+    let zone = parse_zone("UTC").expect("UTC is known");
+    let mut recorder = Recorder::new(zone, "default.test");
+    let received = "2026-11-20T13:00:00Z".parse().expect("a time");
+    let mut seen = Vec::new();
+    let outcome = recorder.to_records(raw, received, peer, &mut |_, body| {
+        seen.push(serde_json::from_slice(body).expect("valid JSON"));
+    });
+    (outcome, seen)
+}
+
+#[test]
+fn one_record_a_recipient() {
+    let line = b"Nov 20 12:55:01 mx1 s[1]: a1: to=<a>,<b>, delay=00:00:01, pri=1, stat=queued";
+    let (outcome, seen) = records(line, Peer::None);
+    assert_eq!(outcome, Outcome { kind: "to", records: 2, error: None });
+    assert_eq!((&seen[0]["dest"], &seen[1]["dest"]), (&"a".into(), &"b".into()));
+    assert_eq!((&seen[0]["stat"], &seen[1]["stat"]), (&"queued".into(), &"queued".into()));
+}
+
+#[test]
+fn a_broken_mail_line_is_kept_whole() {
+    let line = b"Nov 20 12:55:01 mx1 s[1]: a1: to=<a>, delay=00:";
+    let (outcome, seen) = records(line, Peer::Ip([192, 0, 2, 1].into()));
+    assert_eq!(outcome.kind, "syslog");
+    assert_eq!(outcome.error.map(Reason::name), Some("sendmail_truncated"));
+    assert_eq!(seen[0]["raw"], String::from_utf8_lossy(line).as_ref());
+    assert_eq!(seen[0]["peer"], "192.0.2.1");
+    assert_eq!(seen[0]["hostname"], "mx1");
+}
+
+#[test]
+fn bytes_that_are_not_utf8_are_kept_exactly() {
+    let line = b"Nov 20 12:55:01 mx1 s: \xFF\"\xC3\xBC";
+    let (_, seen) = records(line, Peer::Text("a\"b"));
+    assert_eq!(seen[0]["message"], "\u{FFFD}\"ü");
+    let exact = STANDARD.decode(seen[0]["raw_base64"].as_str().unwrap_or_default());
+    assert_eq!(exact.ok().as_deref(), Some(&line[..]));
+    assert_eq!(seen[0]["peer"], "a\"b");
+}
+
+#[test]
+fn an_empty_line_makes_no_record() {
+    assert_eq!(records(b"\r\n", Peer::None).0, Outcome { kind: "syslog", records: 0, error: None });
+}
+
+#[test]
+fn the_day_is_spelt_as_logs_spell_it() {
+    let tail = "mx1 s[1]: a1: to=<a>, delay=00:00:01, pri=1, stat=queued";
+    for (stamp, day) in [
+        ("Nov  3 02:05:01", "3"),
+        ("Nov 3 02:05:01", "3"),
+        ("Nov 03 02:05:01", "03"),
+        ("2026-11-03T02:05:01Z", "3"),
+        ("Nov 13 02:05:01", "13"),
+    ] {
+        let (_, seen) = records(format!("{stamp} {tail}").as_bytes(), Peer::None);
+        assert_eq!((&seen[0]["month"], &seen[0]["day"]), (&"Nov".into(), &day.into()), "{stamp}");
+        assert_eq!(seen[0]["time"], "02:05:01");
+    }
+}

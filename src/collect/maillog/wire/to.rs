@@ -1,6 +1,6 @@
 //! `to=`: the trusted middle first, then each field behind it by its exact shape.
 
-use super::lex::{self, Lex, Walk, at_field_or_end, dsn, field, integer, interval, word};
+use super::lex::{self, Lex, Walk, at_field_or_end, dsn, field, integer, interval, unbracket, word};
 use super::{Broken, Recipients, Relay, ToLine};
 use memchr::memmem;
 use nom::Parser;
@@ -11,11 +11,11 @@ const CTLADDR: &[u8] = b", ctladdr=";
 const STAT: &[u8] = b", stat=";
 
 pub(super) fn parse<'a>(id: &'a [u8], rest: &'a [u8]) -> Result<ToLine<'a>, Broken> {
-    let mut line = ToLine {
-        id,
-        ..ToLine::default()
-    };
+    let mut line = ToLine { id, ..ToLine::default() };
     let (list, ctladdr, at) = addresses(rest)?;
+    if ctladdr.is_some_and(|a| !is_certain_ctladdr(a)) {
+        return Err(Broken::Unbalanced);
+    }
     line.ctladdr = ctladdr;
     let list = list.strip_suffix(b" [more]").unwrap_or(list);
     line.recipients = Recipients::new(list.strip_suffix(b",").unwrap_or(list));
@@ -45,15 +45,7 @@ fn anchor(s: &[u8]) -> nom::IResult<&[u8], Middle<'_>> {
     let (s, _) = opt(field(b", tls_version=", word)).parse(s)?;
     let (s, _) = opt(field(b", cipher=", word)).parse(s)?;
     let (s, pri) = field(b", pri=", integer)(s)?;
-    Ok((
-        s,
-        Middle {
-            delay,
-            xdelay,
-            mailer,
-            pri,
-        },
-    ))
+    Ok((s, Middle { delay, xdelay, mailer, pri }))
 }
 
 type Addresses<'a> = (&'a [u8], Option<&'a [u8]>, usize);
@@ -75,43 +67,43 @@ fn addresses(rest: &[u8]) -> Result<Addresses<'_>, Broken> {
         }
         walk.at += 1;
     }
-    Err(if memmem::find(rest, DELAY).is_some() {
-        Broken::Unbalanced
-    } else {
-        Broken::Truncated
-    })
+    Err(if memmem::find(rest, DELAY).is_some() { Broken::Unbalanced } else { Broken::Truncated })
 }
 
-/// Holds that the anchor at `at` is the only one, or that the others are certainly in
-/// the quotes of an address.
+/// Holds that the anchor at `at` and the ctladdr are the only ones, or that the others
+/// are certainly in the quotes of an address.
 fn only_anchor(rest: &[u8], list: &[u8], ctladdr: Option<&[u8]>, at: usize) -> Result<(), Broken> {
     let real = |i: &usize| anchor(&rest[*i..]).is_ok();
-    if memmem::find_iter(&rest[at + DELAY.len()..], DELAY)
-        .map(|i| i + at + DELAY.len())
-        .any(|i| real(&i))
-    {
+    let behind = at + DELAY.len();
+    if memmem::find_iter(&rest[behind..], DELAY).map(|i| i + behind).any(|i| real(&i)) {
         return Err(Broken::Ambiguous);
     }
-    if memmem::find(rest, DELAY) == Some(at)
-        || !memmem::find_iter(&rest[..at], DELAY).any(|i| real(&i))
-    {
+    let earlier = memmem::find(rest, DELAY) != Some(at) && memmem::find_iter(&rest[..at], DELAY).any(|i| real(&i));
+    if !earlier && memmem::find(list, CTLADDR).is_none() {
         return Ok(());
     }
-    let plain = Recipients::new(list).all(is_plain) && ctladdr.is_none_or(|_| false);
-    if plain && list.starts_with(b"<") {
-        Ok(())
-    } else {
-        Err(Broken::Ambiguous)
-    }
+    let plain = ctladdr.is_none() && Recipients::new(list).all(is_plain);
+    if plain && list.starts_with(b"<") { Ok(()) } else { Err(Broken::Ambiguous) }
 }
 
+/// Whether this is not the end of a quoted address that `[more]` cut in two: that has a
+/// quote, and then a comment to hide one more.
+fn is_certain_ctladdr(value: &[u8]) -> bool {
+    let user = value.strip_suffix(b")").and_then(|v| memmem::rfind(v, b" (").map(|i| &v[..i]));
+    !value.contains(&b'"') || is_plain(unbracket(user.unwrap_or(value)))
+}
+
+/// `MAXNAME`: sendmail takes no longer address.
+const ADDRESS_BYTES_MAX: usize = 256;
+
 /// An address with at most one quoted part, which begins it and has no bracket in it.
+/// One that was cut inside its quotes is not plain: with the fields that then seem to be
+/// in the quotes it is too long, as only an address of some 240 bytes is ever cut.
 fn is_plain(address: &[u8]) -> bool {
     let quotes = address.iter().filter(|c| **c == b'"').count();
-    let brackets = address
-        .iter()
-        .any(|c| matches!(c, b'<' | b'>' | b'\\' | b'('));
-    !brackets && (quotes == 0 || quotes == 2 && address.starts_with(b"\""))
+    let brackets = address.iter().any(|c| matches!(c, b'<' | b'>' | b'\\' | b'('));
+    let quoted_first = quotes == 0 || quotes == 2 && address.starts_with(b"\"");
+    !brackets && quoted_first && address.len() <= ADDRESS_BYTES_MAX
 }
 
 fn behind_anchor<'a>(s: &'a [u8], line: &mut ToLine<'a>) -> Result<(), Broken> {
@@ -142,10 +134,7 @@ fn behind_anchor<'a>(s: &'a [u8], line: &mut ToLine<'a>) -> Result<(), Broken> {
     }
     // The line was cut in the middle of a key, behind a whole value.
     let cut = s.is_empty() && line.dsn.is_none()
-        || !s.is_empty()
-            && [STAT, b", dsn=", b", reply="]
-                .iter()
-                .any(|key| key.starts_with(s));
+        || !s.is_empty() && [STAT, b", dsn=", b", reply="].iter().any(|key| key.starts_with(s));
     if cut {
         Ok(())
     } else if s.is_empty() {
@@ -173,9 +162,7 @@ fn relay<'a>(s: &'a [u8], line: &mut ToLine<'a>) -> Result<&'a [u8], Broken> {
     };
     let end = memmem::find(value, b", ").unwrap_or(value.len());
     let (name, rest) = value.split_at(end);
-    let strange = name.contains(&b'"')
-        || name.starts_with(b"[") && !name.ends_with(b"]")
-        || !at_field_or_end(rest);
+    let strange = name.contains(&b'"') || name.starts_with(b"[") && !name.ends_with(b"]") || !at_field_or_end(rest);
     if strange {
         return literal(value, line);
     }
@@ -195,9 +182,7 @@ fn literal<'a>(value: &'a [u8], line: &mut ToLine<'a>) -> Result<&'a [u8], Broke
         _ => return Err(Broken::Value),
     };
     let window = &value[1..value.len().min(40 * 4)];
-    let mut ends = memchr::memchr_iter(close, window)
-        .map(|i| i + 2)
-        .filter(|end| at_field_or_end(&value[*end..]));
+    let mut ends = memchr::memchr_iter(close, window).map(|i| i + 2).filter(|end| at_field_or_end(&value[*end..]));
     let end = ends.next().ok_or(Broken::Truncated)?;
     if ends.next().is_some() {
         return Err(Broken::Ambiguous);
