@@ -1,5 +1,6 @@
 //! Syslog: messages from the network, from `/dev/log` and from log files.
 
 pub mod frame;
+pub mod listen;
 pub mod time;
 pub mod wire;

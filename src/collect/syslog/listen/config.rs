@@ -1,0 +1,192 @@
+//! The `[syslog]` section.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use greypit_pipeline::units::{Size, Span};
+use greypit_pipeline::{Error, Result};
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+
+use super::super::time::parse_zone;
+
+/// The largest `max_message`; the pipeline's limit on a body allows for what JSON makes of it.
+pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+
+/// What RFC 5424 section 6.1 wants every receiver to take.
+pub const MESSAGE_BYTES_MIN: u64 = 480;
+
+/// Bytes that fit into the path of a unix socket, `sun_path` without its NUL.
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// Where plain syslog is received, and its limits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `address:port` to receive datagrams on (RFC 5426).
+    pub udp: Vec<String>,
+    /// `address:port` to accept connections on (RFC 6587).
+    pub tcp: Vec<String>,
+    /// Paths of datagram sockets, as `/dev/log` is one.
+    pub unix: Vec<String>,
+    /// Reserved.
+    pub tls: Vec<String>,
+    /// Longer messages are cut there and counted.
+    pub max_message: Size,
+    /// Of all TCP listeners together; more are closed at once and counted.
+    pub max_connections: usize,
+    /// A TCP connection silent for so long is closed; `0s` is never, since a quiet sender is
+    /// silent for hours (dead peers are found by TCP keep-alive within two minutes).
+    pub idle_timeout: Span,
+    /// `SO_RCVBUF` of each UDP socket: what a burst may pile up while the disk is busy.
+    pub recv_buffer: Size,
+    /// Permissions of the unix sockets, octal.
+    pub unix_mode: String,
+    /// The time zone of stamps without one: `local`, `UTC`, `Europe/Berlin`, `+02:00`.
+    pub zone: String,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            udp: vec!["127.0.0.1:5514".to_owned()],
+            tcp: vec!["127.0.0.1:5514".to_owned()],
+            unix: Vec::new(),
+            tls: Vec::new(),
+            max_message: Size(64 << 10),
+            max_connections: 1000,
+            idle_timeout: Span::seconds(0),
+            recv_buffer: Size(4 << 20),
+            unix_mode: "0666".to_owned(),
+            zone: "local".to_owned(),
+        }
+    }
+}
+
+/// An error about one key of this section.
+pub(super) fn problem(key: &str, problem: impl Into<String>) -> Error {
+    Error::Config { key: format!("syslog.{key}"), problem: problem.into() }
+}
+
+impl Config {
+    /// Checks every value, without touching the network or the disk.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first key that cannot be right.
+    pub fn validate(&self) -> Result<()> {
+        for (key, listed) in [("udp", &self.udp), ("tcp", &self.tcp)] {
+            for text in listed {
+                address(key, text)?;
+            }
+            no_repeats(key, listed, true)?;
+        }
+        for path in &self.unix {
+            if !Path::new(path).is_absolute() {
+                return Err(problem("unix", format!("'{path}' is no absolute path; write for example \"/dev/log\"")));
+            }
+            if path.len() > UNIX_PATH_BYTES_MAX {
+                let text = format!(
+                    "'{path}' is {} bytes long, a socket's path at most {UNIX_PATH_BYTES_MAX}: choose a shorter one",
+                    path.len()
+                );
+                return Err(problem("unix", text));
+            }
+        }
+        no_repeats("unix", &self.unix, false)?;
+        if !self.tls.is_empty() {
+            let text =
+                "syslog over TLS is not there yet; remove the key, and let stunnel or HAProxy forward to syslog.tcp";
+            return Err(problem("tls", text));
+        }
+        if !(MESSAGE_BYTES_MIN..=MESSAGE_BYTES_MAX).contains(&self.max_message.0) {
+            let text = format!(
+                "{} is not between {} and {}",
+                self.max_message,
+                Size(MESSAGE_BYTES_MIN),
+                Size(MESSAGE_BYTES_MAX)
+            );
+            return Err(problem("max_message", text));
+        }
+        if !(1..=1_000_000).contains(&self.max_connections) {
+            return Err(problem("max_connections", format!("{} is not between 1 and 1000000", self.max_connections)));
+        }
+        if !(4 << 10..=1 << 30).contains(&self.recv_buffer.0) {
+            return Err(problem("recv_buffer", format!("{} is not between 4KiB and 1GiB", self.recv_buffer)));
+        }
+        self.mode()?;
+        self.time_zone()?;
+        Ok(())
+    }
+
+    pub(super) fn mode(&self) -> Result<u32> {
+        u32::from_str_radix(&self.unix_mode, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| {
+            let text = format!("'{}' is no file mode; write for example \"0666\" or \"0660\"", self.unix_mode);
+            problem("unix_mode", text)
+        })
+    }
+
+    pub(super) fn time_zone(&self) -> Result<TimeZone> {
+        parse_zone(&self.zone).map_err(|error| problem("zone", error.to_string()))
+    }
+}
+
+/// Reads `address:port`.
+pub(super) fn address(key: &str, text: &str) -> Result<SocketAddr> {
+    text.parse().map_err(|_| {
+        let text = format!(
+            "'{text}' is no numeric address and port; write for example \"0.0.0.0:514\" or \"[::]:514\" \
+             (that one is IPv6 only: list both)"
+        );
+        problem(key, text)
+    })
+}
+
+fn no_repeats(key: &str, listed: &[String], ports: bool) -> Result<()> {
+    for (i, text) in listed.iter().enumerate() {
+        if listed[..i].contains(text) && !(ports && text.ends_with(":0")) {
+            return Err(problem(key, format!("'{text}' is listed twice")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        Config::default().validate().unwrap();
+    }
+
+    #[test]
+    fn an_error_names_the_key() {
+        let base = Config::default;
+        let cases: Vec<(&str, Config)> = vec![
+            ("syslog.udp: 'localhost:514'", Config { udp: vec!["localhost:514".into()], ..base() }),
+            ("syslog.tcp: '127.0.0.1'", Config { tcp: vec!["127.0.0.1".into()], ..base() }),
+            ("listed twice", Config { tcp: vec!["127.0.0.1:1".into(), "127.0.0.1:1".into()], ..base() }),
+            ("syslog.unix: 'log'", Config { unix: vec!["log".into()], ..base() }),
+            ("a socket's path at most 107", Config { unix: vec![format!("/{}", "a".repeat(107))], ..base() }),
+            ("syslog.tls: syslog over TLS is not there yet", Config { tls: vec!["0.0.0.0:6514".into()], ..base() }),
+            ("syslog.max_message: 2MiB", Config { max_message: Size(2 << 20), ..base() }),
+            ("syslog.max_message: 0B", Config { max_message: Size(0), ..base() }),
+            ("syslog.max_connections: 0", Config { max_connections: 0, ..base() }),
+            ("syslog.recv_buffer: 2GiB", Config { recv_buffer: Size(2 << 30), ..base() }),
+            ("syslog.unix_mode: '0999'", Config { unix_mode: "0999".into(), ..base() }),
+            ("syslog.zone: unknown time zone", Config { zone: "Mars/Phobos".into(), ..base() }),
+        ];
+        for (text, config) in cases {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        toml::from_str::<Config>("udpp = []").unwrap_err();
+        assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
+        let text = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default());
+    }
+}

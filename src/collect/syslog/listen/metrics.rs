@@ -1,0 +1,170 @@
+//! What the listeners count. Handles are looked up once; tasks add to them once a group.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// How a message came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    Udp,
+    Tcp,
+    Unix,
+}
+
+impl Transport {
+    pub(super) const ALL: [Transport; 3] = [Transport::Udp, Transport::Tcp, Transport::Unix];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+            Transport::Unix => "unix",
+        }
+    }
+}
+
+/// Why messages did not become events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dropped {
+    /// The pipeline's queue was full and the transport cannot wait.
+    QueueFull,
+    /// The kernel's receive buffer was full.
+    Kernel,
+    /// There was no room in the queue until the end of a shutdown.
+    Stopping,
+    /// The pipeline had ended, or refused the body.
+    Refused,
+}
+
+impl Dropped {
+    const ALL: [Dropped; 4] = [Dropped::QueueFull, Dropped::Kernel, Dropped::Stopping, Dropped::Refused];
+
+    fn name(self) -> &'static str {
+        match self {
+            Dropped::QueueFull => "queue_full",
+            Dropped::Kernel => "kernel",
+            Dropped::Stopping => "stopping",
+            Dropped::Refused => "refused",
+        }
+    }
+}
+
+/// Kinds in the order of the counters.
+pub(super) const KINDS: [&str; 3] = ["from", "to", "syslog"];
+
+/// The counters of all listeners.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    messages: [IntCounter; 3],
+    bytes: [IntCounter; 3],
+    events: [IntCounter; 3],
+    dropped: [[IntCounter; 4]; 3],
+    parse_errors: IntCounterVec,
+    framing_errors: IntCounterVec,
+    pub(super) connections: IntGauge,
+    pub(super) connections_max: IntGauge,
+    pub(super) connections_refused: IntCounter,
+}
+
+impl Metrics {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Metrics> {
+        let vector = |name: &str, help: &str, labels: &[&str]| {
+            let vector = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vector.clone()))?;
+            prometheus::Result::Ok(vector)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            prometheus::Result::Ok(gauge)
+        };
+        let messages =
+            vector("greypit_syslog_messages_total", "Datagrams, frames and lines received.", &["transport"])?;
+        let bytes = vector("greypit_syslog_bytes_total", "Their bytes, without framing.", &["transport"])?;
+        let events = vector("greypit_syslog_events_total", "Events given to the pipeline.", &["kind"])?;
+        let dropped = vector(
+            "greypit_syslog_dropped_total",
+            "Messages that did not become events (kernel: before greypit could receive them).",
+            &["transport", "reason"],
+        )?;
+        let refused = IntCounter::new(
+            "greypit_syslog_connections_refused_total",
+            "Connections closed at the limit of connections.",
+        )?;
+        registry.register(Box::new(refused.clone()))?;
+        Ok(Metrics {
+            messages: Transport::ALL.map(|t| messages.with_label_values(&[t.name()])),
+            bytes: Transport::ALL.map(|t| bytes.with_label_values(&[t.name()])),
+            events: KINDS.map(|kind| events.with_label_values(&[kind])),
+            dropped: Transport::ALL
+                .map(|t| Dropped::ALL.map(|reason| dropped.with_label_values(&[t.name(), reason.name()]))),
+            parse_errors: vector(
+                "greypit_syslog_parse_errors_total",
+                "Messages that became an event with parse_error.",
+                &["reason"],
+            )?,
+            framing_errors: vector(
+                "greypit_syslog_framing_errors_total",
+                "Broken octet counts (the connection is closed) and messages cut at max_message.",
+                &["reason"],
+            )?,
+            connections: gauge("greypit_syslog_connections", "Open TCP connections.")?,
+            connections_max: gauge("greypit_syslog_connections_max", "The limit of TCP connections.")?,
+            connections_refused: refused,
+        })
+    }
+
+    pub(super) fn dropped(&self, transport: Transport, reason: Dropped) -> &IntCounter {
+        &self.dropped[transport as usize][reason as usize]
+    }
+
+    pub(super) fn framing_error(&self, reason: &'static str) -> IntCounter {
+        self.framing_errors.with_label_values(&[reason])
+    }
+
+    /// Adds what was counted while a group was filled; `submitted`: the pipeline has it.
+    pub(super) fn add(&self, transport: Transport, tally: &Tally, submitted: bool) {
+        self.messages[transport as usize].inc_by(tally.messages);
+        self.bytes[transport as usize].inc_by(tally.bytes);
+        if submitted {
+            for (counter, n) in self.events.iter().zip(tally.events) {
+                counter.inc_by(n);
+            }
+        }
+        if tally.unfit > 0 {
+            self.dropped(transport, Dropped::Refused).inc_by(tally.unfit);
+        }
+        for (reason, n) in &tally.parse_errors {
+            self.parse_errors.with_label_values(&[*reason]).inc_by(*n);
+        }
+        if tally.cut > 0 {
+            self.framing_error("message_too_long").inc_by(tally.cut);
+        }
+    }
+}
+
+/// Plain numbers of one task since its last group.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) events: [u64; 3],
+    /// Messages cut at `max_message`.
+    pub(super) cut: u64,
+    /// Bodies that the pipeline does not take.
+    pub(super) unfit: u64,
+    pub(super) parse_errors: Vec<(&'static str, u64)>,
+}
+
+impl Tally {
+    pub(super) fn parse_error(&mut self, reason: &'static str) {
+        match self.parse_errors.iter_mut().find(|(name, _)| *name == reason) {
+            Some((_, n)) => *n += 1,
+            None => self.parse_errors.push((reason, 1)),
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.parse_errors.clear();
+        *self = Tally { parse_errors: std::mem::take(&mut self.parse_errors), ..Tally::default() };
+    }
+}
