@@ -100,11 +100,7 @@ impl Recorder {
     ) -> Outcome {
         let message = wire::parse(raw, received, &mut self.times);
         if message.raw.is_empty() {
-            return Outcome {
-                kind: "syslog",
-                records: 0,
-                error: None,
-            };
+            return Outcome { kind: "syslog", records: 0, error: None };
         }
         let line = Line {
             message: &message,
@@ -122,30 +118,18 @@ impl Recorder {
             Parsed::From(from) => {
                 mail::from(&mut self.body, &line, &from);
                 sink("from", &self.body);
-                return Outcome {
-                    kind: "from",
-                    records: 1,
-                    error,
-                };
+                return Outcome { kind: "from", records: 1, error };
             }
             Parsed::To(to) => {
                 let records = mail::to(&mut self.body, &mut self.tail, &line, &to, sink);
-                return Outcome {
-                    kind: "to",
-                    records,
-                    error,
-                };
+                return Outcome { kind: "to", records, error };
             }
             Parsed::Broken(broken) => error = Some(Reason::Mail(broken)),
             Parsed::Other => {}
         }
         syslog::write(&mut self.body, &line, peer, error);
         sink("syslog", &self.body);
-        Outcome {
-            kind: "syslog",
-            records: 1,
-            error,
-        }
+        Outcome { kind: "syslog", records: 1, error }
     }
 }
 

@@ -150,9 +150,7 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
         return Parsed::Other;
     };
     let (result, rest) = match rest {
-        [b'f', b'r', b'o', b'm', b'=', rest @ ..] => {
-            (from::parse(id, rest).map(Parsed::From), rest)
-        }
+        [b'f', b'r', b'o', b'm', b'=', rest @ ..] => (from::parse(id, rest).map(Parsed::From), rest),
         [b't', b'o', b'=', rest @ ..] => (to::parse(id, rest).map(Parsed::To), rest),
         _ => return Parsed::Other,
     };
@@ -167,10 +165,7 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
 
 /// `<queue id>: `, or `<queue id>[N]: ` in a part of a split line.
 fn queue_id(message: &[u8]) -> Option<(&[u8], bool, &[u8])> {
-    let end = message
-        .iter()
-        .take(64)
-        .position(|c| !c.is_ascii_alphanumeric())?;
+    let end = message.iter().take(64).position(|c| !c.is_ascii_alphanumeric())?;
     let (id, after) = message.split_at(end);
     // "Milter: from=" is not a queue id; every id has its digits at the end.
     if !(id.last()?.is_ascii_digit() || id.iter().any(u8::is_ascii_digit) || id == b"NOQUEUE") {
@@ -179,11 +174,7 @@ fn queue_id(message: &[u8]) -> Option<(&[u8], bool, &[u8])> {
     match after {
         [b':', b' ', rest @ ..] => Some((id, false, rest)),
         [b'[', inside @ ..] => {
-            let digits = inside
-                .iter()
-                .take(3)
-                .take_while(|c| c.is_ascii_digit())
-                .count();
+            let digits = inside.iter().take(3).take_while(|c| c.is_ascii_digit()).count();
             let rest = inside[digits..].strip_prefix(b"]: ")?;
             (digits > 0).then_some((id, true, rest))
         }

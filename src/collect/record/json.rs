@@ -56,10 +56,7 @@ fn first_special(bytes: &[u8]) -> Option<usize> {
         }
         at += 8;
     }
-    bytes[at..]
-        .iter()
-        .position(|c| is_special(*c))
-        .map(|i| at + i)
+    bytes[at..].iter().position(|c| is_special(*c)).map(|i| at + i)
 }
 
 fn is_special(c: u8) -> bool {
@@ -105,10 +102,7 @@ mod tests {
                 let text = format!("{}{special}{}", "a".repeat(before), "b".repeat(20 - before));
                 let mut out = Vec::new();
                 string(&mut out, text.as_bytes(), true);
-                assert_eq!(
-                    serde_json::from_slice::<String>(&out).expect("valid JSON"),
-                    text
-                );
+                assert_eq!(serde_json::from_slice::<String>(&out).expect("valid JSON"), text);
             }
         }
     }

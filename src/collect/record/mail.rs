@@ -67,11 +67,7 @@ fn after_dest(out: &mut Vec<u8>, line: &Line<'_>, to: &ToLine<'_>) {
 fn origin(out: &mut Vec<u8>, line: &Line<'_>) {
     let m = line.message;
     let stamp = &line.stamp;
-    line.field(
-        out,
-        b",\"mailserver\":",
-        m.hostname.unwrap_or(line.default_host),
-    );
+    line.field(out, b",\"mailserver\":", m.hostname.unwrap_or(line.default_host));
     line.field(out, b",\"pid\":", m.procid.unwrap_or_default());
     out.extend_from_slice(b",\"month\":\"");
     out.extend_from_slice(month_name(stamp.month).as_bytes());

@@ -23,11 +23,7 @@ pub const COUNT_DIGITS_MAX: usize = 7;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// `frame` is one message, a range of the buffer given; then drop `consumed` bytes.
-    Message {
-        consumed: usize,
-        frame: Range<usize>,
-        truncated: bool,
-    },
+    Message { consumed: usize, frame: Range<usize>, truncated: bool },
     /// Bytes to drop: separators, or more of a line whose head was passed on.
     Skipped { consumed: usize },
     /// Read more behind what is there; at the end of the stream: done.
@@ -75,11 +71,7 @@ pub struct Splitter {
 impl Splitter {
     #[must_use]
     pub fn new(message_bytes_max: usize) -> Self {
-        Splitter {
-            message_bytes_max: message_bytes_max.max(1),
-            skipping: false,
-            searched: 0,
-        }
+        Splitter { message_bytes_max: message_bytes_max.max(1), skipping: false, searched: 0 }
     }
 
     /// The buffer must hold this much, or [`Step::Need`] could not be satisfied.
@@ -99,10 +91,7 @@ impl Splitter {
         match first {
             // Left behind by senders that end a counted frame with LF, CRLF or NUL.
             b'\n' | b'\r' | 0 => {
-                let consumed = buf
-                    .iter()
-                    .take_while(|c| matches!(c, b'\n' | b'\r' | 0))
-                    .count();
+                let consumed = buf.iter().take_while(|c| matches!(c, b'\n' | b'\r' | 0)).count();
                 self.searched = 0;
                 Step::Skipped { consumed }
             }
@@ -112,21 +101,12 @@ impl Splitter {
     }
 
     fn counted(&mut self, buf: &[u8], eof: bool) -> Step {
-        let broken = |error| Step::Broken {
-            error,
-            lost: buf.len(),
-        };
-        let digits = buf
-            .iter()
-            .take(COUNT_DIGITS_MAX + 1)
-            .take_while(|c| c.is_ascii_digit())
-            .count();
+        let broken = |error| Step::Broken { error, lost: buf.len() };
+        let digits = buf.iter().take(COUNT_DIGITS_MAX + 1).take_while(|c| c.is_ascii_digit()).count();
         if digits > COUNT_DIGITS_MAX {
             return broken(FrameError::CountTooLong);
         }
-        let length = buf[..digits]
-            .iter()
-            .fold(0, |n, c| n * 10 + usize::from(c - b'0'));
+        let length = buf[..digits].iter().fold(0, |n, c| n * 10 + usize::from(c - b'0'));
         if length > self.message_bytes_max {
             return broken(FrameError::CountTooLarge);
         }
@@ -134,11 +114,7 @@ impl Splitter {
         match buf.get(digits) {
             Some(b' ') if buf.len() - start >= length => {
                 let end = start + length;
-                Step::Message {
-                    consumed: end,
-                    frame: start..end,
-                    truncated: false,
-                }
+                Step::Message { consumed: end, frame: start..end, truncated: false }
             }
             Some(b' ') | None if eof => broken(FrameError::CutOff),
             Some(b' ') | None => Step::Need,
@@ -153,29 +129,17 @@ impl Splitter {
         if let Some(i) = found {
             self.searched = 0;
             let end = from + i;
-            return Step::Message {
-                consumed: end + 1,
-                frame: 0..end,
-                truncated: false,
-            };
+            return Step::Message { consumed: end + 1, frame: 0..end, truncated: false };
         }
         if buf.len() > self.message_bytes_max {
             self.searched = 0;
             self.skipping = true;
             let end = self.message_bytes_max;
-            return Step::Message {
-                consumed: end,
-                frame: 0..end,
-                truncated: true,
-            };
+            return Step::Message { consumed: end, frame: 0..end, truncated: true };
         }
         if eof {
             self.searched = 0;
-            return Step::Message {
-                consumed: buf.len(),
-                frame: 0..buf.len(),
-                truncated: false,
-            };
+            return Step::Message { consumed: buf.len(), frame: 0..buf.len(), truncated: false };
         }
         self.searched = buf.len();
         Step::Need

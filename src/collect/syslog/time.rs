@@ -24,17 +24,12 @@ pub const FUTURE_HOURS_MAX: i64 = 72;
 /// How many years back a date is looked for (February 29 can be eight years away).
 const YEARS_BACK_MAX: i16 = 8;
 
-const MONTHS: [&str; 12] = [
-    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-];
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// The English abbreviation that logs use; `month` counts from 1.
 #[must_use]
 pub fn month_name(month: u8) -> &'static str {
-    MONTHS
-        .get(usize::from(month).wrapping_sub(1))
-        .copied()
-        .unwrap_or("")
+    MONTHS.get(usize::from(month).wrapping_sub(1)).copied().unwrap_or("")
 }
 
 /// A stamp as read: in range, but perhaps without year or offset.
@@ -156,9 +151,7 @@ pub struct ZoneError {
 
 /// Reads a zone from the configuration: `local`, an IANA name, or a fixed offset.
 pub fn parse_zone(name: &str) -> Result<TimeZone, ZoneError> {
-    let unknown = || ZoneError {
-        name: name.to_owned(),
-    };
+    let unknown = || ZoneError { name: name.to_owned() };
     match name {
         "local" => Ok(TimeZone::system()),
         "UTC" | "Z" => Ok(TimeZone::UTC),
@@ -168,9 +161,7 @@ pub fn parse_zone(name: &str) -> Result<TimeZone, ZoneError> {
 }
 
 fn fixed_offset(name: &str) -> Option<TimeZone> {
-    let seconds = super::wire::stamp::offset(name.as_bytes())
-        .filter(|(_, n)| *n == name.len())?
-        .0;
+    let seconds = super::wire::stamp::offset(name.as_bytes()).filter(|(_, n)| *n == name.len())?.0;
     Some(TimeZone::fixed(Offset::from_seconds(seconds).ok()?))
 }
 
@@ -212,11 +203,7 @@ impl TimeResolver {
             && h.year_spelt == p.year
             && (h.received_from..h.received_until).contains(&now)
         {
-            return Some(stamp(
-                p,
-                h.year,
-                p.offset_seconds.unwrap_or(h.offset_seconds),
-            ));
+            return Some(stamp(p, h.year, p.offset_seconds.unwrap_or(h.offset_seconds)));
         }
         self.look_up(p, received)
     }
@@ -255,18 +242,13 @@ impl TimeResolver {
         let limit = received.as_second() + FUTURE_HOURS_MAX * 3600;
         let mut next_starts = i64::MAX;
         for year in (newest - YEARS_BACK_MAX..=newest).rev() {
-            let Some(start) = date(year, p).and_then(|d| self.second_of(d.at(hour(p), 0, 0, 0)))
-            else {
+            let Some(start) = date(year, p).and_then(|d| self.second_of(d.at(hour(p), 0, 0, 0))) else {
                 continue;
             };
             if start <= limit {
                 let ahead = FUTURE_HOURS_MAX * 3600;
                 // Without a later candidate, the next year's turn decides anew.
-                let until = if next_starts == i64::MAX {
-                    received.as_second() + 1
-                } else {
-                    next_starts - ahead
-                };
+                let until = if next_starts == i64::MAX { received.as_second() + 1 } else { next_starts - ahead };
                 return Some((year, start - ahead, until));
             }
             next_starts = start;
@@ -275,11 +257,7 @@ impl TimeResolver {
     }
 
     fn second_of(&self, t: DateTime) -> Option<i64> {
-        self.zone
-            .to_ambiguous_timestamp(t)
-            .compatible()
-            .ok()
-            .map(Timestamp::as_second)
+        self.zone.to_ambiguous_timestamp(t).compatible().ok().map(Timestamp::as_second)
     }
 
     /// The offset in force at a local time, and whether it is the only possible one.
@@ -288,8 +266,7 @@ impl TimeResolver {
         let plain = !ambiguous.is_ambiguous();
         let offset = match ambiguous.offset() {
             jiff::tz::AmbiguousOffset::Unambiguous { offset } => offset,
-            jiff::tz::AmbiguousOffset::Gap { before, .. }
-            | jiff::tz::AmbiguousOffset::Fold { before, .. } => before,
+            jiff::tz::AmbiguousOffset::Gap { before, .. } | jiff::tz::AmbiguousOffset::Fold { before, .. } => before,
         };
         (Some(offset.seconds()), plain)
     }

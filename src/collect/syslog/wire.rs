@@ -29,13 +29,10 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 pub struct Pri(u8);
 
 const FACILITIES: [&str; 24] = [
-    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv",
-    "ftp", "ntp", "audit", "alert", "clock", "local0", "local1", "local2", "local3", "local4",
-    "local5", "local6", "local7",
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "ntp",
+    "audit", "alert", "clock", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 ];
-const SEVERITIES: [&str; 8] = [
-    "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug",
-];
+const SEVERITIES: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
 
 impl Pri {
     #[must_use]
@@ -144,11 +141,7 @@ impl<'a> Message<'a> {
     }
 
     fn failed(raw: &'a [u8], pri: Option<Pri>, error: ParseError) -> Self {
-        Message {
-            pri,
-            parse_error: Some(error),
-            ..Message::whole(raw)
-        }
+        Message { pri, parse_error: Some(error), ..Message::whole(raw) }
     }
 }
 
@@ -173,11 +166,7 @@ pub fn parse<'a>(raw: &'a [u8], received: Timestamp, times: &mut TimeResolver) -
         _ => rfc3164::parse(body, pri.is_some(), received, times),
     };
     match parsed {
-        Ok(m) => Message {
-            raw,
-            pri: pri.or(m.pri),
-            ..m
-        },
+        Ok(m) => Message { raw, pri: pri.or(m.pri), ..m },
         Err(error) => Message::failed(raw, pri, error),
     }
 }

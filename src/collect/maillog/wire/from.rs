@@ -10,11 +10,7 @@ const ADDRESS_BYTES_MAX: usize = 200;
 
 pub(super) fn parse<'a>(id: &'a [u8], rest: &'a [u8]) -> Result<FromLine<'a>, Broken> {
     let (src, counts) = address(rest)?;
-    let mut line = FromLine {
-        id,
-        src: unbracket(src),
-        ..FromLine::default()
-    };
+    let mut line = FromLine { id, src: unbracket(src), ..FromLine::default() };
     let (left, (size, class, _, nrcpts)) = counts_fields(counts).map_err(|_| Broken::Truncated)?;
     (line.size, line.class, line.nrcpts) = (size, class, nrcpts);
     tail(left, &mut line)?;
@@ -33,10 +29,7 @@ fn counts_fields(s: &[u8]) -> nom::IResult<&[u8], Counts<'_>> {
     )
         .parse(s)?;
     if !(rest.is_empty() || rest.starts_with(b", ")) {
-        return Err(nom::Err::Error(nom::error::make_error(
-            rest,
-            nom::error::ErrorKind::Eof,
-        )));
+        return Err(nom::Err::Error(nom::error::make_error(rest, nom::error::ErrorKind::Eof)));
     }
     Ok((rest, counts))
 }
@@ -60,11 +53,7 @@ fn address(rest: &[u8]) -> Result<(&[u8], &[u8]), Broken> {
     if rest[at..].starts_with(b", size=") {
         return Ok(rest.split_at(at));
     }
-    Err(if at == rest.len() {
-        Broken::Truncated
-    } else {
-        Broken::Unbalanced
-    })
+    Err(if at == rest.len() { Broken::Truncated } else { Broken::Unbalanced })
 }
 
 /// Where an address of the greatest length ends.
@@ -77,15 +66,8 @@ fn cut(rest: &[u8]) -> usize {
 }
 
 /// The fields that sendmail writes between message-id and relay, last first.
-const TAIL: [&[u8]; 7] = [
-    b" auth=",
-    b" cipher=",
-    b" tls_version=",
-    b" tls_verify=",
-    b" daemon=",
-    b" proto=",
-    b" bodytype=",
-];
+const TAIL: [&[u8]; 7] =
+    [b" auth=", b" cipher=", b" tls_version=", b" tls_verify=", b" daemon=", b" proto=", b" bodytype="];
 
 /// Everything behind nrcpts, from the right.
 fn tail<'a>(rest: &'a [u8], line: &mut FromLine<'a>) -> Result<(), Broken> {
@@ -134,11 +116,7 @@ fn last_relay(rest: &[u8]) -> Option<usize> {
 }
 
 fn tail_field(s: &[u8], from: usize) -> Option<(usize, &[u8])> {
-    let slot = from
-        + TAIL
-            .get(from..)?
-            .iter()
-            .position(|key| s.starts_with(key))?;
+    let slot = from + TAIL.get(from..)?.iter().position(|key| s.starts_with(key))?;
     let value = &s[TAIL[slot].len()..];
     // `%.20s` of a word; a few more bytes allow for escapes and other releases.
     (value.len() <= 64 && value.iter().all(|c| is_word_byte(*c))).then_some((slot, value))

@@ -25,13 +25,8 @@ pub(super) fn interval(s: &[u8]) -> Lex<'_> {
         return Ok((rest, value));
     }
     let sign = || opt(char('-'));
-    recognize((
-        opt((digit1, char('+'))),
-        (sign(), digit1, char(':')),
-        (sign(), digit1, char(':')),
-        (sign(), digit1),
-    ))
-    .parse(s)
+    recognize((opt((digit1, char('+'))), (sign(), digit1, char(':')), (sign(), digit1, char(':')), (sign(), digit1)))
+        .parse(s)
 }
 
 /// `, key=` in front of `value`.
@@ -93,13 +88,7 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(text: &'a [u8]) -> Self {
-        Walk {
-            text,
-            at: 0,
-            quoted: false,
-            comment: 0,
-            angle: 0,
-        }
+        Walk { text, at: 0, quoted: false, comment: 0, angle: 0 }
     }
 
     /// Goes to the next comma outside quotes, comments and brackets, and stays on it.
@@ -167,17 +156,10 @@ pub(super) fn relay(text: &[u8]) -> Result<Relay<'_>, Broken> {
     let text = text.strip_suffix(b" (may be forged)").unwrap_or(text);
     if let Some(at) = memchr::memmem::find(text, b" [[UNIX: ") {
         let host = &text[..at];
-        return if host.contains(&b' ') {
-            Err(Broken::Value)
-        } else {
-            Ok(Relay { host, ip: None })
-        };
+        return if host.contains(&b' ') { Err(Broken::Value) } else { Ok(Relay { host, ip: None }) };
     }
     let Some(blank) = memchr::memrchr(b' ', text) else {
-        let ip = text
-            .strip_prefix(b"[")
-            .and_then(|t| t.strip_suffix(b"]"))
-            .and_then(address);
+        let ip = text.strip_prefix(b"[").and_then(|t| t.strip_suffix(b"]")).and_then(address);
         return Ok(Relay { host: text, ip });
     };
     let (name, last) = (&text[..blank], &text[blank + 1..]);

@@ -11,10 +11,7 @@ const CTLADDR: &[u8] = b", ctladdr=";
 const STAT: &[u8] = b", stat=";
 
 pub(super) fn parse<'a>(id: &'a [u8], rest: &'a [u8]) -> Result<ToLine<'a>, Broken> {
-    let mut line = ToLine {
-        id,
-        ..ToLine::default()
-    };
+    let mut line = ToLine { id, ..ToLine::default() };
     let (list, ctladdr, at) = addresses(rest)?;
     line.ctladdr = ctladdr;
     let list = list.strip_suffix(b" [more]").unwrap_or(list);
@@ -45,15 +42,7 @@ fn anchor(s: &[u8]) -> nom::IResult<&[u8], Middle<'_>> {
     let (s, _) = opt(field(b", tls_version=", word)).parse(s)?;
     let (s, _) = opt(field(b", cipher=", word)).parse(s)?;
     let (s, pri) = field(b", pri=", integer)(s)?;
-    Ok((
-        s,
-        Middle {
-            delay,
-            xdelay,
-            mailer,
-            pri,
-        },
-    ))
+    Ok((s, Middle { delay, xdelay, mailer, pri }))
 }
 
 type Addresses<'a> = (&'a [u8], Option<&'a [u8]>, usize);
@@ -75,42 +64,27 @@ fn addresses(rest: &[u8]) -> Result<Addresses<'_>, Broken> {
         }
         walk.at += 1;
     }
-    Err(if memmem::find(rest, DELAY).is_some() {
-        Broken::Unbalanced
-    } else {
-        Broken::Truncated
-    })
+    Err(if memmem::find(rest, DELAY).is_some() { Broken::Unbalanced } else { Broken::Truncated })
 }
 
 /// Holds that the anchor at `at` is the only one, or that the others are certainly in
 /// the quotes of an address.
 fn only_anchor(rest: &[u8], list: &[u8], ctladdr: Option<&[u8]>, at: usize) -> Result<(), Broken> {
     let real = |i: &usize| anchor(&rest[*i..]).is_ok();
-    if memmem::find_iter(&rest[at + DELAY.len()..], DELAY)
-        .map(|i| i + at + DELAY.len())
-        .any(|i| real(&i))
-    {
+    if memmem::find_iter(&rest[at + DELAY.len()..], DELAY).map(|i| i + at + DELAY.len()).any(|i| real(&i)) {
         return Err(Broken::Ambiguous);
     }
-    if memmem::find(rest, DELAY) == Some(at)
-        || !memmem::find_iter(&rest[..at], DELAY).any(|i| real(&i))
-    {
+    if memmem::find(rest, DELAY) == Some(at) || !memmem::find_iter(&rest[..at], DELAY).any(|i| real(&i)) {
         return Ok(());
     }
     let plain = Recipients::new(list).all(is_plain) && ctladdr.is_none_or(|_| false);
-    if plain && list.starts_with(b"<") {
-        Ok(())
-    } else {
-        Err(Broken::Ambiguous)
-    }
+    if plain && list.starts_with(b"<") { Ok(()) } else { Err(Broken::Ambiguous) }
 }
 
 /// An address with at most one quoted part, which begins it and has no bracket in it.
 fn is_plain(address: &[u8]) -> bool {
     let quotes = address.iter().filter(|c| **c == b'"').count();
-    let brackets = address
-        .iter()
-        .any(|c| matches!(c, b'<' | b'>' | b'\\' | b'('));
+    let brackets = address.iter().any(|c| matches!(c, b'<' | b'>' | b'\\' | b'('));
     !brackets && (quotes == 0 || quotes == 2 && address.starts_with(b"\""))
 }
 
@@ -142,10 +116,7 @@ fn behind_anchor<'a>(s: &'a [u8], line: &mut ToLine<'a>) -> Result<(), Broken> {
     }
     // The line was cut in the middle of a key, behind a whole value.
     let cut = s.is_empty() && line.dsn.is_none()
-        || !s.is_empty()
-            && [STAT, b", dsn=", b", reply="]
-                .iter()
-                .any(|key| key.starts_with(s));
+        || !s.is_empty() && [STAT, b", dsn=", b", reply="].iter().any(|key| key.starts_with(s));
     if cut {
         Ok(())
     } else if s.is_empty() {
@@ -173,9 +144,7 @@ fn relay<'a>(s: &'a [u8], line: &mut ToLine<'a>) -> Result<&'a [u8], Broken> {
     };
     let end = memmem::find(value, b", ").unwrap_or(value.len());
     let (name, rest) = value.split_at(end);
-    let strange = name.contains(&b'"')
-        || name.starts_with(b"[") && !name.ends_with(b"]")
-        || !at_field_or_end(rest);
+    let strange = name.contains(&b'"') || name.starts_with(b"[") && !name.ends_with(b"]") || !at_field_or_end(rest);
     if strange {
         return literal(value, line);
     }
@@ -195,9 +164,7 @@ fn literal<'a>(value: &'a [u8], line: &mut ToLine<'a>) -> Result<&'a [u8], Broke
         _ => return Err(Broken::Value),
     };
     let window = &value[1..value.len().min(40 * 4)];
-    let mut ends = memchr::memchr_iter(close, window)
-        .map(|i| i + 2)
-        .filter(|end| at_field_or_end(&value[*end..]));
+    let mut ends = memchr::memchr_iter(close, window).map(|i| i + 2).filter(|end| at_field_or_end(&value[*end..]));
     let end = ends.next().ok_or(Broken::Truncated)?;
     if ends.next().is_some() {
         return Err(Broken::Ambiguous);

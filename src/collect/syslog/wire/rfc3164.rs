@@ -25,15 +25,8 @@ pub(super) fn parse<'a>(
     let Some(found) = find_stamp(body) else {
         return without_stamp(body, has_pri);
     };
-    let mut m = Message {
-        timestamp: Some(found.text),
-        ..Message::whole(body)
-    };
-    m.stamp = Some(
-        times
-            .resolve(&found.partial, received)
-            .ok_or(ParseError::Date)?,
-    );
+    let mut m = Message { timestamp: Some(found.text), ..Message::whole(body) };
+    m.stamp = Some(times.resolve(&found.partial, received).ok_or(ParseError::Date)?);
     if found.host_follows {
         let rest = host(found.rest, &mut m);
         tag_and_text(rest, &mut m);
@@ -71,18 +64,8 @@ fn find_stamp(body: &[u8]) -> Option<Found<'_>> {
     if let Some((partial, used)) = plain {
         let (text, rest) = body.split_at(used);
         return match rest {
-            [] => Some(Found {
-                partial,
-                text,
-                rest,
-                host_follows: true,
-            }),
-            [b' ', rest @ ..] => Some(Found {
-                partial,
-                text,
-                rest,
-                host_follows: true,
-            }),
+            [] => Some(Found { partial, text, rest, host_follows: true }),
+            [b' ', rest @ ..] => Some(Found { partial, text, rest, host_follows: true }),
             // Cisco without sequence number, and senders that leave the host out.
             [b':', ..] => cisco_end(partial, text, rest),
             _ => None,
@@ -129,12 +112,7 @@ fn cisco(body: &[u8]) -> Option<Found<'_>> {
 fn cisco_end<'a>(partial: Partial, text: &'a [u8], rest: &'a [u8]) -> Option<Found<'a>> {
     let rest = rest.strip_prefix(b":")?;
     let rest = rest.strip_prefix(b" ").unwrap_or(rest);
-    Some(Found {
-        partial,
-        text,
-        rest,
-        host_follows: false,
-    })
+    Some(Found { partial, text, rest, host_follows: false })
 }
 
 /// Takes the host off, unless the line has none.
@@ -225,29 +203,13 @@ fn tag(rest: &[u8], strict: bool) -> Option<Tag<'_>> {
                 [] => &[],
                 _ => return None,
             };
-            Some(Tag {
-                app,
-                procid: Some(procid),
-                text,
-            })
+            Some(Tag { app, procid: Some(procid), text })
         }
-        [b':', b' ', text @ ..] => Some(Tag {
-            app,
-            procid: None,
-            text,
-        }),
-        [b':'] => Some(Tag {
-            app,
-            procid: None,
-            text: &[],
-        }),
+        [b':', b' ', text @ ..] => Some(Tag { app, procid: None, text }),
+        [b':'] => Some(Tag { app, procid: None, text: &[] }),
         // "fe80::1", "http://": the colon belongs to the word.
         [b':', b':' | b'/', ..] => None,
-        [b':', text @ ..] if !strict && !is_ipv6(rest) => Some(Tag {
-            app,
-            procid: None,
-            text,
-        }),
+        [b':', text @ ..] if !strict && !is_ipv6(rest) => Some(Tag { app, procid: None, text }),
         _ => None,
     }
 }
@@ -256,9 +218,7 @@ fn is_ipv6(rest: &[u8]) -> bool {
     let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
     let word = &rest[..end];
     word.iter().filter(|c| **c == b':').count() > 1
-        && word
-            .iter()
-            .all(|c| c.is_ascii_hexdigit() || matches!(c, b':' | b'.' | b'%'))
+        && word.iter().all(|c| c.is_ascii_hexdigit() || matches!(c, b':' | b'.' | b'%'))
 }
 
 fn skip_blanks(mut s: &[u8]) -> &[u8] {

@@ -23,17 +23,7 @@ pub(super) fn parse(rest: &[u8]) -> Result<Message<'_>, ParseError> {
         [] => rest,
         _ => return Err(ParseError::StructuredData),
     };
-    Ok(Message {
-        stamp,
-        timestamp,
-        hostname,
-        app,
-        procid,
-        msgid,
-        structured_data,
-        message,
-        ..Message::whole(rest)
-    })
+    Ok(Message { stamp, timestamp, hostname, app, procid, msgid, structured_data, message, ..Message::whole(rest) })
 }
 
 /// One field and the blank behind it; `-` is nil.
@@ -82,18 +72,11 @@ fn structured_data(rest: &[u8]) -> Result<(Option<&[u8]>, &[u8]), ParseError> {
         if seen > PARAMS_MAX {
             return Err(ParseError::StructuredDataTooBig);
         }
-        left = params
-            .rest
-            .strip_prefix(b"]")
-            .ok_or(ParseError::StructuredData)?;
+        left = params.rest.strip_prefix(b"]").ok_or(ParseError::StructuredData)?;
     }
     let used = rest.len() - left.len();
     if used == 0 {
-        return Err(if rest.is_empty() {
-            ParseError::HeaderCutOff
-        } else {
-            ParseError::StructuredData
-        });
+        return Err(if rest.is_empty() { ParseError::HeaderCutOff } else { ParseError::StructuredData });
     }
     Ok((Some(&rest[..used]), left))
 }
@@ -142,11 +125,7 @@ impl<'a> Iterator for Params<'a> {
                 break;
             }
             // A backslash hides a quote, a bracket or a backslash, else it is itself.
-            at += if matches!(value.get(at + 1), Some(b'"' | b']' | b'\\')) {
-                2
-            } else {
-                1
-            };
+            at += if matches!(value.get(at + 1), Some(b'"' | b']' | b'\\')) { 2 } else { 1 };
         }
         self.rest = &value[at + 1..];
         Some((name, &value[..at]))
@@ -154,9 +133,7 @@ impl<'a> Iterator for Params<'a> {
 }
 
 fn sd_name(s: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = s
-        .iter()
-        .position(|c| matches!(c, b' ' | b'=' | b']' | b'"') || !(33..=126).contains(c))
-        .unwrap_or(s.len());
+    let end =
+        s.iter().position(|c| matches!(c, b' ' | b'=' | b']' | b'"') || !(33..=126).contains(c)).unwrap_or(s.len());
     (end > 0).then(|| s.split_at(end))
 }

@@ -13,9 +13,7 @@ pub(crate) fn bsd(s: &[u8]) -> Option<(Partial, usize)> {
     let month = month(s.get(..4)?)?;
     let (day, day_padded, mut at) = match *s.get(4..7)? {
         [b' ', d, b' '] if d.is_ascii_digit() => (d - b'0', false, 7),
-        [t, d, b' '] if t.is_ascii_digit() && d.is_ascii_digit() => {
-            ((t - b'0') * 10 + (d - b'0'), t == b'0', 7)
-        }
+        [t, d, b' '] if t.is_ascii_digit() && d.is_ascii_digit() => ((t - b'0') * 10 + (d - b'0'), t == b'0', 7),
         [d, b' ', _] if d.is_ascii_digit() => (d - b'0', false, 6),
         _ => return None,
     };
@@ -41,17 +39,7 @@ pub(crate) fn bsd(s: &[u8]) -> Option<(Partial, usize)> {
         year = Some(y);
         at += 5;
     }
-    let p = Partial {
-        year,
-        month,
-        day,
-        day_padded,
-        hour,
-        minute,
-        second,
-        nanos,
-        offset_seconds: None,
-    };
+    let p = Partial { year, month, day, day_padded, hour, minute, second, nanos, offset_seconds: None };
     Some((p, at))
 }
 
@@ -83,17 +71,7 @@ pub(crate) fn iso(s: &[u8], spaced: bool) -> Option<(Partial, usize)> {
         None => return None,
     };
     let year = Some(year);
-    let p = Partial {
-        year,
-        month,
-        day,
-        day_padded: false,
-        hour,
-        minute,
-        second,
-        nanos,
-        offset_seconds,
-    };
+    let p = Partial { year, month, day, day_padded: false, hour, minute, second, nanos, offset_seconds };
     Some((p, at))
 }
 
@@ -158,12 +136,7 @@ fn fraction(s: &[u8]) -> (u32, usize) {
     let digits = s[1..].iter().take_while(|c| c.is_ascii_digit()).count();
     let mut nanos = 0;
     for i in 0..9 {
-        nanos = nanos * 10
-            + if i < digits {
-                u32::from(s[1 + i] - b'0')
-            } else {
-                0
-            };
+        nanos = nanos * 10 + if i < digits { u32::from(s[1 + i] - b'0') } else { 0 };
     }
     (nanos, 1 + digits)
 }
