@@ -156,7 +156,6 @@ pub struct Ids {
     by_name: HashMap<String, usize>,
     /// The stream of the id before: the next is most likely of the same.
     recent: usize,
-    records: u64,
     broken: u64,
     objects: u64,
 }
@@ -194,12 +193,8 @@ impl Ids {
         };
         match self.stream(stream) {
             Some(seen) => seen.add(seq),
-            None => {
-                self.broken += 1;
-                return;
-            }
+            None => self.broken += 1,
         }
-        self.records += 1;
     }
 
     fn stream(&mut self, name: &str) -> Option<&mut Seen> {
@@ -224,19 +219,24 @@ impl Ids {
                 mine.merge(seen);
             }
         }
-        self.records += other.records;
         self.broken += other.broken;
         self.objects += other.objects;
     }
 
     /// What it all means.
     pub fn verdict(&self, start: Start) -> Verdict {
+        self.verdict_of(start, &[])
+    }
+
+    /// The same for some kinds; for all where `kinds` is empty.
+    pub fn verdict_of(&self, start: Start, kinds: &[Kind]) -> Verdict {
+        let reports = self.streams.iter().filter_map(|(name, seen)| StreamReport::of(name, seen.clone(), start));
         let mut streams: Vec<StreamReport> =
-            self.streams.iter().filter_map(|(name, seen)| StreamReport::of(name, seen.clone(), start)).collect();
+            reports.filter(|stream| kinds.is_empty() || kinds.contains(&stream.kind)).collect();
         streams.sort_by(|a, b| (&a.node, &a.epoch, a.kind).cmp(&(&b.node, &b.epoch, b.kind)));
         let sum = |of: fn(&StreamReport) -> u64| streams.iter().map(of).fold(0, u64::saturating_add);
         Verdict {
-            records: self.records,
+            records: sum(|stream| stream.distinct.saturating_add(stream.repeated)),
             lost: sum(|stream| stream.lost),
             repeated: sum(|stream| stream.repeated),
             broken: self.broken,

@@ -11,6 +11,8 @@
 
 mod client;
 mod failure;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -62,6 +62,19 @@ pub(super) async fn connect(config: &Config) -> Result<Connection, Problem> {
         .configure(provider_config.with_region(Some(region.clone())))
         .region(region.clone())
         .imds_client(imds);
+    if let Some(profile) = &config.profile {
+        chain = chain.profile_name(profile);
+    }
+    let credentials = SharedCredentialsProvider::new(chain.build().await);
+    Ok(connect_with(config, http, region, credentials).await)
+}
+
+pub(super) async fn connect_with(
+    config: &Config,
+    http: SharedHttpClient,
+    region: Region,
+    credentials: SharedCredentialsProvider,
+) -> Connection {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http)
         .region(region)
@@ -76,16 +89,14 @@ pub(super) async fn connect(config: &Config) -> Result<Connection, Problem> {
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     if let Some(profile) = &config.profile {
-        chain = chain.profile_name(profile);
         loader = loader.profile_name(profile);
     }
     if let Some(endpoint) = &config.endpoint {
         loader = loader.endpoint_url(endpoint);
     }
-    let credentials = SharedCredentialsProvider::new(chain.build().await);
     let shared = loader.credentials_provider(credentials.clone()).load().await;
     let s3 = aws_sdk_s3::config::Builder::from(&shared).force_path_style(config.path_style).build();
-    Ok(Connection { client: Client::from_conf(s3), credentials })
+    Connection { client: Client::from_conf(s3), credentials }
 }
 
 pub(super) fn credentials_problem(error: &CredentialsError) -> Problem {
@@ -119,7 +130,7 @@ async fn region(config: &Config, provider_config: &ProviderConfig, imds: imds::C
 }
 
 /// Without any root certificate the TLS client would panic, so a plain endpoint does without TLS then.
-fn http_client(config: &Config) -> Result<SharedHttpClient, Problem> {
+pub(super) fn http_client(config: &Config) -> Result<SharedHttpClient, Problem> {
     static HAVE_ROOTS: LazyLock<bool> = LazyLock::new(|| !rustls_native_certs::load_native_certs().certs.is_empty());
     if *HAVE_ROOTS {
         let proxy = https_proxy()?;
