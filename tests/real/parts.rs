@@ -20,11 +20,7 @@ fn s3_stores_an_object_once() {
     let server = S3Server::start();
     let s3 = server.client();
     let key = "mail_logs/2026-11-20/to-2026-11-20-12-55-mx1-1.json.bz2";
-    assert_eq!(
-        s3.put(key, &[IF_ABSENT, "x-amz-meta-records: 12"], b"first")
-            .status,
-        200
-    );
+    assert_eq!(s3.put(key, &[IF_ABSENT, "x-amz-meta-records: 12"], b"first").status, 200);
     assert_eq!(s3.put(key, &[IF_ABSENT], b"second").status, 412);
     assert_eq!(s3.get(key).body, b"first");
     let head = s3.head(key);
@@ -47,25 +43,12 @@ fn s3_lets_one_of_many_writers_win() {
             scope.spawn(move || s3.put("race", &[IF_ABSENT], &vec![n; 300_000]).status)
         };
         let writers: Vec<_> = (0..12).map(put).collect();
-        writers
-            .into_iter()
-            .map(|w| w.join().expect("no panic"))
-            .collect()
+        writers.into_iter().map(|w| w.join().expect("no panic")).collect()
     });
-    assert_eq!(
-        statuses.iter().filter(|&&s| s == 200).count(),
-        1,
-        "{statuses:?}"
-    );
-    assert!(
-        statuses.iter().all(|s| matches!(s, 200 | 409 | 412)),
-        "{statuses:?}"
-    );
+    assert_eq!(statuses.iter().filter(|&&s| s == 200).count(), 1, "{statuses:?}");
+    assert!(statuses.iter().all(|s| matches!(s, 200 | 409 | 412)), "{statuses:?}");
     let body = s3.get("race").body;
-    assert!(
-        body.len() == 300_000 && body.iter().all(|b| *b == body[0]),
-        "one writer's bytes"
-    );
+    assert!(body.len() == 300_000 && body.iter().all(|b| *b == body[0]), "one writer's bytes");
 }
 
 #[test]
@@ -84,19 +67,9 @@ fn s3_completes_a_multipart_upload_once() {
 
 /// The id of an upload of one part, and the part's tag.
 fn begin_multipart(s3: &S3Client, part: &[u8]) -> (String, String) {
-    let answer = s3
-        .request("POST", "big?uploads=", &["x-amz-meta-records: 7"], None)
-        .text();
-    let id = between(&answer, "<UploadId>", "</UploadId>")
-        .next()
-        .expect("an id")
-        .to_owned();
-    let answer = s3.request(
-        "PUT",
-        &format!("big?partNumber=1&uploadId={id}"),
-        &[],
-        Some(part),
-    );
+    let answer = s3.request("POST", "big?uploads=", &["x-amz-meta-records: 7"], None).text();
+    let id = between(&answer, "<UploadId>", "</UploadId>").next().expect("an id").to_owned();
+    let answer = s3.request("PUT", &format!("big?partNumber=1&uploadId={id}"), &[], Some(part));
     (id, answer.header("etag").expect("a tag").to_owned())
 }
 
@@ -105,22 +78,14 @@ fn complete(s3: &S3Client, (id, tag): &(String, String)) -> support::s3::Answer 
         "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{tag}</ETag></Part>\
          </CompleteMultipartUpload>"
     );
-    s3.request(
-        "POST",
-        &format!("big?uploadId={id}"),
-        &[IF_ABSENT],
-        Some(body.as_bytes()),
-    )
+    s3.request("POST", &format!("big?uploadId={id}"), &[IF_ABSENT], Some(body.as_bytes()))
 }
 
 #[test]
 fn s3_comes_back_with_its_objects() {
     let mut server = S3Server::start();
     let s3 = server.client();
-    assert_eq!(
-        s3.put("kept", &["x-amz-meta-records: 3"], b"text").status,
-        200
-    );
+    assert_eq!(s3.put("kept", &["x-amz-meta-records: 3"], b"text").status, 200);
     server.kill();
     assert_eq!(s3.get("kept").status, 0);
     server.start_again();
@@ -147,25 +112,15 @@ fn s3_stores_what_a_lost_answer_was_about() {
     assert_eq!(proxy.counts().successes_lost, 1);
     assert_eq!(s3.put("key", &[IF_ABSENT], b"text").status, 412);
     proxy.next_uploads(1, Mode::CutUploadAfter(100_000));
-    assert_eq!(
-        s3.put("part", &[IF_ABSENT], &vec![b'x'; 1_000_000]).status,
-        0
-    );
+    assert_eq!(s3.put("part", &[IF_ABSENT], &vec![b'x'; 1_000_000]).status, 0);
     assert_eq!(s3.list(""), ["key"]);
 }
 
 #[test]
 fn mail_to_every_destination_is_logged_and_forwarded() {
     let [tcp, udp] = [Collector::tcp(), Collector::udp()];
-    let forward = |to, over| Forward {
-        to,
-        over,
-        rfc5424: false,
-    };
-    let forwards = [
-        forward(tcp.addr, Over::TcpLines),
-        forward(udp.addr, Over::Udp),
-    ];
+    let forward = |to, over| Forward { to, over, rfc5424: false };
+    let forwards = [forward(tcp.addr, Over::TcpLines), forward(udp.addr, Over::Udp)];
     let net = MailNet::start();
     let syslog = Rsyslog::start("mx1", &forwards);
     let syslog2 = Rsyslog::start("mx2", &[]);
@@ -185,82 +140,43 @@ fn mail_to_every_destination_is_logged_and_forwarded() {
     let expected = [
         ("to=<one@good.example.net>", "stat=Sent (Ok)"),
         ("to=<user19@good.example.net>", "stat=Sent (Ok)"),
-        (
-            "to=<busy@defer.example.net>",
-            "stat=Deferred: 450 4.2.1 Mailbox busy",
-        ),
+        ("to=<busy@defer.example.net>", "stat=Deferred: 450 4.2.1 Mailbox busy"),
         ("to=<nobody-there@refuse.example.net>", "stat=User unknown"),
-        (
-            "to=<x@dead.example.net>",
-            "stat=Deferred: Connection refused by dead.example.net.",
-        ),
+        ("to=<x@dead.example.net>", "stat=Deferred: Connection refused by dead.example.net."),
         ("to=<x@no-such-host.example.net>", "stat=Host unknown"),
-        (
-            "to=<one@partner.example.net>",
-            "relay=[127.0.1.1] [127.0.1.1], dsn=2.0.0, stat=Sent",
-        ),
+        ("to=<one@partner.example.net>", "relay=[127.0.1.1] [127.0.1.1], dsn=2.0.0, stat=Sent"),
         ("to=<one@smart.example.net>", "mailer=relay, "),
-        (
-            "to=<bob@mx1.example.org>,<alice@mx1.example.org>",
-            "mailer=local, ",
-        ),
+        ("to=<bob@mx1.example.org>,<alice@mx1.example.org>", "mailer=local, "),
         ("to=alice,bob, ctladdr=carol", "mailer=local, "),
-        (
-            "to=reader2@good.example.net,reader1@good.example.net",
-            "stat=Sent (Ok)",
-        ),
+        ("to=reader2@good.example.net,reader1@good.example.net", "stat=Sent (Ok)"),
         ("to=\"|/bin/cat >/dev/null\"", "mailer=prog, "),
         ("to=/mnt/archive.mbox", "mailer=*file*, "),
         ("to=<bob@mx2.example.org>", "stat=Sent ("),
         ("STARTTLS=client, relay=mx2.example.org.", "verify=OK"),
-        (
-            "to=one@good.example.net, ctladdr=alice@mx1.example.org",
-            "stat=Sent",
-        ),
+        ("to=one@good.example.net, ctladdr=alice@mx1.example.org", "stat=Sent"),
         ("from=<>, ", "relay=out1.sender.example.com [127.0.5.1]"),
-        (
-            "from=<prvs=0123456789=n@sender.example.com>",
-            "proto=ESMTP, daemon=MTA",
-        ),
+        ("from=<prvs=0123456789=n@sender.example.com>", "proto=ESMTP, daemon=MTA"),
         ("from=<types@sender.example.com>", "bodytype=8BITMIME"),
-        (
-            "ruleset=check_relay",
-            "relay=spammer.example.info [127.0.5.5], reject=550",
-        ),
+        ("ruleset=check_relay", "relay=spammer.example.info [127.0.5.5], reject=550"),
     ];
     for (line, part) in expected {
         wait_for(&format!("{line} … {part}"), || {
-            syslog
-                .lines()
-                .iter()
-                .any(|l| l.contains(line) && l.contains(part))
-                .then_some(())
+            syslog.lines().iter().any(|l| l.contains(line) && l.contains(part)).then_some(())
         });
     }
     syslog2.wait_for_lines(1, "STARTTLS=server");
-    assert_eq!(
-        std::fs::read_dir(mx2.folder().join("mqueue"))
-            .expect("a folder")
-            .count(),
-        mx2.queued()
-    );
+    assert_eq!(std::fs::read_dir(mx2.folder().join("mqueue")).expect("a folder").count(), mx2.queued());
     let mailbox = std::fs::read_to_string(mx1.folder().join("mail/alice")).expect("her mail");
     assert!(mailbox.contains("Subject: round 0"), "{mailbox}");
 
     // The last line that this sendmail writes.
     mx1.stop();
     syslog.wait_for_lines(1, "stopping daemon");
-    let from = syslog
-        .lines()
-        .iter()
-        .filter(|l| l.contains(": from=<"))
-        .count();
+    let from = syslog.lines().iter().filter(|l| l.contains(": from=<")).count();
     assert!(from >= 60, "{from} from= lines");
     for collector in [&tcp, &udp] {
         let count = syslog.lines().len();
-        wait_for("every line, forwarded", || {
-            (collector.lines().len() >= count).then_some(())
-        });
+        wait_for("every line, forwarded", || (collector.lines().len() >= count).then_some(()));
         let mut got = collector.lines();
         let mut file = syslog.lines();
         // rsyslogd keeps no order between its actions and itself.
@@ -273,11 +189,7 @@ fn mail_to_every_destination_is_logged_and_forwarded() {
 #[test]
 fn rsyslog_goes_on_after_rotation_and_a_receiver_that_was_away() {
     let away = SocketAddr::from((Ipv4Addr::LOCALHOST, support::net::free_port()));
-    let forward = Forward {
-        to: away,
-        over: Over::TcpOctetCounted,
-        rfc5424: true,
-    };
+    let forward = Forward { to: away, over: Over::TcpOctetCounted, rfc5424: true };
     let mut syslog = Rsyslog::start("mx1", &[forward]);
     let log = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
     log.connect(syslog.socket()).expect("rsyslogd reads");
@@ -295,9 +207,7 @@ fn rsyslog_goes_on_after_rotation_and_a_receiver_that_was_away() {
     let receiver = Collector::tcp_at(away);
     wait_for("the lines", || {
         let text = receiver.text();
-        (1..=n)
-            .all(|n| text.contains(&format!(" line {n}")))
-            .then_some(())
+        (1..=n).all(|n| text.contains(&format!(" line {n}"))).then_some(())
     });
     assert!(receiver.text().contains(" <22>1 ") || receiver.text().contains("<22>1 "));
 }
@@ -316,15 +226,10 @@ fn collect_a_log_for_the_parser() {
     mx2.wait_queue_empty();
     mx1.stop();
     mx2.stop();
-    syslogs
-        .iter()
-        .for_each(|syslog| drop(syslog.wait_for_lines(1, "stopping daemon")));
+    syslogs.iter().for_each(|syslog| drop(syslog.wait_for_lines(1, "stopping daemon")));
     let mut lines: Vec<String> = syslogs.iter().flat_map(Rsyslog::lines).collect();
     lines.sort_by(|a, b| a.get(..15).cmp(&b.get(..15)));
-    let file = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/golden/sendmail/real-8.17.log"
-    );
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/sendmail/real-8.17.log");
     std::fs::write(file, lines.join("\n") + "\n").expect("the golden folder");
 }
 
@@ -350,9 +255,7 @@ impl Collector {
                 std::thread::spawn(move || {
                     let mut piece = vec![0; 65536];
                     while let Ok(read @ 1..) = stream.read(&mut piece) {
-                        kept.lock()
-                            .expect("no panic")
-                            .extend_from_slice(&piece[..read]);
+                        kept.lock().expect("no panic").extend_from_slice(&piece[..read]);
                     }
                 });
             }
@@ -383,9 +286,7 @@ impl Collector {
     /// The lines without their `<PRI>`, as they stand in a file.
     fn lines(&self) -> Vec<String> {
         let text = self.text();
-        let lines = text
-            .lines()
-            .map(|l| l.split_once('>').map_or(l, |(_, rest)| rest).to_owned());
+        let lines = text.lines().map(|l| l.split_once('>').map_or(l, |(_, rest)| rest).to_owned());
         lines.collect()
     }
 }

@@ -32,9 +32,7 @@ impl Store {
                     };
                     kept.lock().expect("the list").push(body);
                     assert!(head.contains("Connection: close\r\n"), "{head}");
-                    stream
-                        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-                        .expect("a client");
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("a client");
                 });
             }
         });
@@ -53,9 +51,7 @@ fn read_message(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     loop {
         if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&bytes[..end + 4]).into_owned();
-            let length = head
-                .lines()
-                .find_map(|l| l.strip_prefix("Content-Length: "));
+            let length = head.lines().find_map(|l| l.strip_prefix("Content-Length: "));
             let length = length.map_or(0, |n| n.parse().expect("a number"));
             if bytes.len() - end - 4 >= length {
                 return Some((head, bytes.split_off(end + 4)));
@@ -86,16 +82,12 @@ fn request(proxy: &FaultProxy, method: &str, body: &[u8]) -> Seen {
         Err(e) if e.kind() == ErrorKind::ConnectionRefused => return Seen::Refused,
         Err(e) => panic!("{e}"),
     };
-    stream
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .expect("a time limit");
+    stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a time limit");
     let head = format!(
         "{method} /key HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    stream
-        .write_all(head.as_bytes())
-        .expect("a proxy reads the head");
+    stream.write_all(head.as_bytes()).expect("a proxy reads the head");
     let _may_be_cut = stream.write_all(body);
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
@@ -162,9 +154,7 @@ fn hangs_until_the_mode_changes() {
     let waiting = std::thread::scope(|scope| {
         let client = scope.spawn(|| {
             let mut stream = TcpStream::connect(proxy.addr()).expect("the proxy listens");
-            stream
-                .write_all(b"PUT /key HTTP/1.1\r\n\r\n")
-                .expect("the proxy reads");
+            stream.write_all(b"PUT /key HTTP/1.1\r\n\r\n").expect("the proxy reads");
             stream.read(&mut [0; 10]).map_err(|e| e.kind())
         });
         while proxy.counts().requests < 2 {
@@ -215,10 +205,7 @@ fn meets_only_the_uploads_it_is_meant_for() {
     proxy.next_uploads(2, Mode::Answer(503));
     let seen = ["GET", "PUT", "POST", "PUT"].map(|method| request(&proxy, method, b"x"));
     let [pass, fault] = [Seen::Status(200), Seen::Status(503)];
-    assert_eq!(
-        [&seen[0], &seen[1], &seen[2], &seen[3]],
-        [&pass, &fault, &fault, &pass]
-    );
+    assert_eq!([&seen[0], &seen[1], &seen[2], &seen[3]], [&pass, &fault, &fault, &pass]);
     proxy.set_uploads(Mode::LoseAnswer);
     assert_eq!(request(&proxy, "HEAD", b""), Seen::Status(200));
     assert_eq!(request(&proxy, "PUT", b"x"), Seen::Cut);
@@ -230,15 +217,8 @@ fn slows_down() {
     let (store, proxy) = start();
     proxy.set(Mode::Slow(100_000));
     let start = Instant::now();
-    assert_eq!(
-        request(&proxy, "PUT", &vec![b'x'; 30_000]),
-        Seen::Status(200)
-    );
-    assert!(
-        start.elapsed() >= Duration::from_millis(250),
-        "{:?}",
-        start.elapsed()
-    );
+    assert_eq!(request(&proxy, "PUT", &vec![b'x'; 30_000]), Seen::Status(200));
+    assert!(start.elapsed() >= Duration::from_millis(250), "{:?}", start.elapsed());
     assert_eq!(store.stored(), 1);
 }
 
@@ -247,9 +227,7 @@ fn cuts_what_is_under_way() {
     let (_store, proxy) = start();
     proxy.set(Mode::Hang);
     let mut stream = TcpStream::connect(proxy.addr()).expect("the proxy listens");
-    stream
-        .write_all(b"GET / HTTP/1.1\r\n\r\n")
-        .expect("the proxy reads");
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("the proxy reads");
     while proxy.counts().requests == 0 {
         std::thread::yield_now();
     }

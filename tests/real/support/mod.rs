@@ -36,9 +36,7 @@ pub(crate) fn parts_dir() -> PathBuf {
     let cache = std::env::var_os("GREYPIT_CACHE").map(PathBuf::from);
     let cache = cache.unwrap_or_else(|| {
         let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache");
-        std::env::var_os("XDG_CACHE_HOME")
-            .map_or_else(home, PathBuf::from)
-            .join("greypit")
+        std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("greypit")
     });
     cache.join("parts")
 }
@@ -46,11 +44,7 @@ pub(crate) fn parts_dir() -> PathBuf {
 /// The path of a file of an unpacked Debian package, which must exist.
 pub(crate) fn debian(path: &str) -> PathBuf {
     let path = parts_dir().join("debian").join(path);
-    assert!(
-        path.exists(),
-        "{} is missing: run tests/run.sh once",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing: run tests/run.sh once", path.display());
     path
 }
 
@@ -69,27 +63,16 @@ fn library_path() -> OsString {
 /// The same, when the unpacked packages are seen at `root`.
 fn library_path_in(root: &Path) -> OsString {
     let arch = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let folders = [
-        root.join("usr/lib").join(&arch),
-        root.join("lib").join(&arch),
-        root.join("usr/lib/postfix"),
-    ];
+    let folders = [root.join("usr/lib").join(&arch), root.join("lib").join(&arch), root.join("usr/lib/postfix")];
     std::env::join_paths(folders).expect("no colon in the cache folder's path")
 }
 
 /// Runs a command to its end and gives its standard output; a failure ends
 /// the test with what the command said.
 pub(crate) fn run(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     text
 }
 
@@ -99,20 +82,13 @@ pub(crate) fn wait_for<T>(what: &str, ready: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Asks `ready` until it has an answer, for at most `limit`.
-pub(crate) fn wait_up_to<T>(
-    limit: Duration,
-    what: &str,
-    mut ready: impl FnMut() -> Option<T>,
-) -> T {
+pub(crate) fn wait_up_to<T>(limit: Duration, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
     loop {
         if let Some(answer) = ready() {
             return answer;
         }
-        assert!(
-            Instant::now() < end,
-            "after {limit:?} still waiting for {what}"
-        );
+        assert!(Instant::now() < end, "after {limit:?} still waiting for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -160,13 +136,8 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn spawn(name: &str, command: &mut Command) -> Self {
         command.stdin(std::process::Stdio::null());
-        let child = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("{name}: {command:?}: {e}"));
-        Self {
-            child,
-            name: name.to_owned(),
-        }
+        let child = command.spawn().unwrap_or_else(|e| panic!("{name}: {command:?}: {e}"));
+        Self { child, name: name.to_owned() }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -186,9 +157,7 @@ impl Process {
 
     /// Sends a signal such as `TERM`, `STOP` or `CONT`.
     pub(crate) fn signal(&self, name: &str) {
-        run(Command::new("kill")
-            .arg(format!("-{name}"))
-            .arg(self.id().to_string()));
+        run(Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()));
     }
 
     /// Asks the process to end, and waits until it has.
@@ -196,9 +165,7 @@ impl Process {
         if self.alive() {
             self.signal("TERM");
         }
-        wait_for(&format!("{} to end", self.name), || {
-            (!self.alive()).then_some(())
-        });
+        wait_for(&format!("{} to end", self.name), || (!self.alive()).then_some(()));
     }
 
     /// Ends the process at once.

@@ -104,11 +104,7 @@ impl FaultProxy {
             let addr = listener.local_addr().expect("it is bound");
             (listener, addr)
         });
-        let rule = Rule {
-            mode: Mode::Pass,
-            requests: Requests::All,
-            times: None,
-        };
+        let rule = Rule { mode: Mode::Pass, requests: Requests::All, times: None };
         let shared = Arc::new(Shared {
             addr,
             upstream,
@@ -118,10 +114,7 @@ impl FaultProxy {
             counts: Mutex::default(),
         });
         runtime.spawn(Arc::clone(&shared).accept_loop(listener));
-        Self {
-            shared,
-            runtime: Some(runtime),
-        }
+        Self { shared, runtime: Some(runtime) }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -135,29 +128,17 @@ impl FaultProxy {
     /// From now on every request that begins meets this mode. When this
     /// returns the port is closed for [`Mode::Refuse`], and open else.
     pub(crate) fn set(&self, mode: Mode) {
-        self.set_rule(Rule {
-            mode,
-            requests: Requests::All,
-            times: None,
-        });
+        self.set_rule(Rule { mode, requests: Requests::All, times: None });
     }
 
     /// Only uploads meet this mode, everything else passes.
     pub(crate) fn set_uploads(&self, mode: Mode) {
-        self.set_rule(Rule {
-            mode,
-            requests: Requests::Uploads,
-            times: None,
-        });
+        self.set_rule(Rule { mode, requests: Requests::Uploads, times: None });
     }
 
     /// Only the next `times` uploads meet this mode.
     pub(crate) fn next_uploads(&self, times: usize, mode: Mode) {
-        self.set_rule(Rule {
-            mode,
-            requests: Requests::Uploads,
-            times: Some(times),
-        });
+        self.set_rule(Rule { mode, requests: Requests::Uploads, times: Some(times) });
     }
 
     /// Cuts every connection that is open.
@@ -195,9 +176,7 @@ impl Drop for FaultProxy {
 
 impl Shared {
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts
-            .lock()
-            .expect("nothing panics while it holds the lock")
+        self.counts.lock().expect("nothing panics while it holds the lock")
     }
 
     async fn accept_loop(self: Arc<Self>, listener: TcpListener) {
@@ -321,11 +300,7 @@ impl Shared {
 
     /// Passes the upload, and keeps the server's final answer for itself. An
     /// interim "100 Continue" does pass, or the upload would not come.
-    async fn swallow_answer(
-        &self,
-        client: &mut TcpStream,
-        server: &mut TcpStream,
-    ) -> io::Result<()> {
+    async fn swallow_answer(&self, client: &mut TcpStream, server: &mut TcpStream) -> io::Result<()> {
         let (mut from_client, mut to_client) = client.split();
         let (mut from_server, mut to_server) = server.split();
         let upload = async {
@@ -376,10 +351,7 @@ impl Head {
     }
 
     /// Reads on from what is known already.
-    async fn read_more(
-        stream: &mut (impl AsyncRead + Unpin),
-        mut known: Vec<u8>,
-    ) -> io::Result<Self> {
+    async fn read_more(stream: &mut (impl AsyncRead + Unpin), mut known: Vec<u8>) -> io::Result<Self> {
         loop {
             if let Some(end) = known.windows(4).position(|w| w == b"\r\n\r\n") {
                 let rest = known.split_off(end + 4);
@@ -396,10 +368,7 @@ impl Head {
     }
 
     fn status(&self) -> u16 {
-        let digits = self
-            .text
-            .get(9..12)
-            .and_then(|d| std::str::from_utf8(d).ok());
+        let digits = self.text.get(9..12).and_then(|d| std::str::from_utf8(d).ok());
         digits.and_then(|d| d.parse().ok()).unwrap_or(0)
     }
 
@@ -466,11 +435,7 @@ async fn copy_bytes(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> i
 }
 
 /// Passes on at most `rate` bytes a second, in twenty pieces.
-async fn trickle(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    rate: u32,
-) -> io::Result<()> {
+async fn trickle(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), rate: u32) -> io::Result<()> {
     let mut piece = vec![0; (rate as usize / 20).max(1)];
     loop {
         let read = from.read(&mut piece).await?;

@@ -32,11 +32,7 @@ impl Rsyslog {
     /// Starts rsyslogd for a machine named `host`.
     pub(crate) fn start(host: &str, forwards: &[Forward]) -> Self {
         let folder = Folder::new("rsyslog");
-        std::fs::write(
-            folder.join("rsyslog.conf"),
-            config(host, folder.path(), forwards),
-        )
-        .expect("write rsyslog.conf");
+        std::fs::write(folder.join("rsyslog.conf"), config(host, folder.path(), forwards)).expect("write rsyslog.conf");
         let process = spawn(folder.path());
         let mut rsyslog = Self { process, folder };
         rsyslog.wait_ready();
@@ -56,20 +52,13 @@ impl Rsyslog {
     /// The lines in that file so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         let bytes = std::fs::read(self.file()).unwrap_or_default();
-        String::from_utf8_lossy(&bytes)
-            .lines()
-            .map(str::to_owned)
-            .collect()
+        String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
     }
 
     /// Waits until at least `count` lines hold `text`, and gives those.
     pub(crate) fn wait_for_lines(&self, count: usize, text: &str) -> Vec<String> {
         wait_for(&format!("{count} log lines with {text:?}"), || {
-            let found: Vec<_> = self
-                .lines()
-                .into_iter()
-                .filter(|l| l.contains(text))
-                .collect();
+            let found: Vec<_> = self.lines().into_iter().filter(|l| l.contains(text)).collect();
             (found.len() >= count).then_some(found)
         })
     }
@@ -105,11 +94,7 @@ impl Rsyslog {
 fn spawn(folder: &Path) -> Process {
     let modules = format!("usr/lib/{}-linux-gnu/rsyslog", std::env::consts::ARCH);
     let mut command = debian_command("usr/sbin/rsyslogd");
-    command
-        .arg("-n")
-        .arg("-iNONE")
-        .arg("-M")
-        .arg(debian(&modules));
+    command.arg("-n").arg("-iNONE").arg("-M").arg(debian(&modules));
     command.arg("-f").arg(folder.join("rsyslog.conf"));
     Process::spawn("rsyslogd", &mut command)
 }

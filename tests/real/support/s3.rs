@@ -28,11 +28,7 @@ impl S3Server {
     pub(crate) fn start() -> Self {
         let folder = Folder::new("s3");
         std::fs::create_dir_all(folder.join("data").join(Self::BUCKET)).expect("the bucket");
-        let mut server = Self {
-            process: None,
-            folder,
-            port: free_port(),
-        };
+        let mut server = Self { process: None, folder, port: free_port() };
         server.start_again();
         server
     }
@@ -65,23 +61,13 @@ impl S3Server {
     /// Starts it again at the same address over the same data.
     pub(crate) fn start_again(&mut self) {
         let addr = self.addr();
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.join("log"));
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.join("log"));
         let log = log.expect("the server's log file");
         let mut command = Command::new(program());
         command
             .env("ROOT_ACCESS_KEY_ID", ACCESS_KEY)
             .env("ROOT_SECRET_ACCESS_KEY", SECRET_KEY)
-            .args([
-                "--quiet",
-                "--keep-alive",
-                "--region",
-                REGION,
-                "--port",
-                &addr.to_string(),
-            ])
+            .args(["--quiet", "--keep-alive", "--region", REGION, "--port", &addr.to_string()])
             .arg("posix")
             .arg(self.folder.join("data"))
             .stdout(log.try_clone().expect("the server's log file"))
@@ -96,17 +82,11 @@ impl S3Server {
 
     /// Stops the server from running: connections open, nothing answers.
     pub(crate) fn pause(&self) {
-        self.process
-            .as_ref()
-            .expect("the server runs")
-            .signal("STOP");
+        self.process.as_ref().expect("the server runs").signal("STOP");
     }
 
     pub(crate) fn resume(&self) {
-        self.process
-            .as_ref()
-            .expect("the server runs")
-            .signal("CONT");
+        self.process.as_ref().expect("the server runs").signal("CONT");
     }
 
     /// A client of this server.
@@ -117,9 +97,7 @@ impl S3Server {
     /// A client that reaches the server at another address, such as that of a
     /// proxy.
     pub(crate) fn client_at(&self, endpoint: &str) -> S3Client {
-        S3Client {
-            endpoint: endpoint.to_owned(),
-        }
+        S3Client { endpoint: endpoint.to_owned() }
     }
 }
 
@@ -151,9 +129,7 @@ impl S3Client {
     pub(crate) fn list(&self, prefix: &str) -> Vec<String> {
         let mut keys: Vec<String> = Vec::new();
         loop {
-            let after = keys
-                .last()
-                .map_or(String::new(), |k| format!("&start-after={}", query(k)));
+            let after = keys.last().map_or(String::new(), |k| format!("&start-after={}", query(k)));
             let path = format!("?list-type=2&prefix={}{after}", query(prefix));
             let text = self.request("GET", &path, &[], None).text();
             keys.extend(between(&text, "<Key>", "</Key>").map(unescape));
@@ -165,37 +141,18 @@ impl S3Client {
 
     /// A signed request. `path` is the key and, behind a `?`, the query with
     /// its names in alphabetical order.
-    pub(crate) fn request(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[&str],
-        body: Option<&[u8]>,
-    ) -> Answer {
+    pub(crate) fn request(&self, method: &str, path: &str, headers: &[&str], body: Option<&[u8]>) -> Answer {
         let head = tempfile::NamedTempFile::new().expect("a scratch file");
         // Signed: versitygw stores what it got of an unsigned body when the
         // connection ends early.
         let sha256 = Sha256::digest(body.unwrap_or_default());
-        let sha256 = sha256
-            .iter()
-            .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        let sha256 = sha256.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         let mut command = Command::new("curl");
         command
-            .args([
-                "--silent",
-                "--show-error",
-                "--max-time",
-                "30",
-                "--path-as-is",
-            ])
+            .args(["--silent", "--show-error", "--max-time", "30", "--path-as-is"])
             .args(["--aws-sigv4", &format!("aws:amz:{REGION}:s3")])
             .args(["--user", &format!("{ACCESS_KEY}:{SECRET_KEY}")])
-            .args([
-                "--header",
-                &format!("x-amz-content-sha256: {sha256}"),
-                "--header",
-                "Expect:",
-            ])
+            .args(["--header", &format!("x-amz-content-sha256: {sha256}"), "--header", "Expect:"])
             .args(headers.iter().flat_map(|h| ["--header", h]))
             .arg("--dump-header")
             .arg(head.path());
@@ -238,32 +195,15 @@ pub(crate) struct Answer {
 impl Answer {
     fn new(head: &str, body: Vec<u8>) -> Self {
         // The last head counts: "100 Continue" may come before it.
-        let head = head
-            .trim_end()
-            .rsplit("\r\n\r\n")
-            .next()
-            .unwrap_or_default();
-        let status = head
-            .split(' ')
-            .nth(1)
-            .and_then(|s| s.parse().ok())
-            .unwrap_or(0);
+        let head = head.trim_end().rsplit("\r\n\r\n").next().unwrap_or_default();
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
         let headers = head.lines().skip(1).filter_map(|line| line.split_once(':'));
-        let headers = headers
-            .map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned()))
-            .collect();
-        Self {
-            status,
-            headers,
-            body,
-        }
+        let headers = headers.map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned())).collect();
+        Self { status, headers, body }
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
     pub(crate) fn text(&self) -> String {
@@ -279,31 +219,17 @@ pub(crate) fn version() -> String {
 
 fn program() -> PathBuf {
     let program = parts_dir().join("bin/versitygw");
-    assert!(
-        program.exists(),
-        "{} is missing: run tests/run.sh once",
-        program.display()
-    );
+    assert!(program.exists(), "{} is missing: run tests/run.sh once", program.display());
     program
 }
 
 /// What stands between each `open` and the next `close`.
-pub(crate) fn between<'t>(
-    text: &'t str,
-    open: &'t str,
-    close: &'t str,
-) -> impl Iterator<Item = &'t str> {
-    text.split(open)
-        .skip(1)
-        .filter_map(move |rest| rest.split_once(close))
-        .map(|(found, _)| found)
+pub(crate) fn between<'t>(text: &'t str, open: &'t str, close: &'t str) -> impl Iterator<Item = &'t str> {
+    text.split(open).skip(1).filter_map(move |rest| rest.split_once(close)).map(|(found, _)| found)
 }
 
 fn unescape(text: &str) -> String {
-    let text = text
-        .replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&#34;", "\"");
+    let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&#34;", "\"");
     text.replace("&#39;", "'").replace("&amp;", "&")
 }
 

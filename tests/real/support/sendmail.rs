@@ -47,29 +47,14 @@ impl MailNet {
         authority(folder.path());
         let sinks = [
             (1, "mx.good.example.net", vec![]),
-            (
-                2,
-                "mx.defer.example.net",
-                vec!["-b", "450 4.2.1 Mailbox busy, try later", "-r", "RCPT"],
-            ),
-            (
-                3,
-                "mx.refuse.example.net",
-                vec![
-                    "-B",
-                    "550 5.1.1 No such user, here: stat=Sent",
-                    "-f",
-                    "RCPT",
-                ],
-            ),
+            (2, "mx.defer.example.net", vec!["-b", "450 4.2.1 Mailbox busy, try later", "-r", "RCPT"]),
+            (3, "mx.refuse.example.net", vec!["-B", "550 5.1.1 No such user, here: stat=Sent", "-f", "RCPT"]),
             (4, "mx.slow.example.net", vec!["-w", "2"]),
         ];
         let sinks = sinks.map(|(host, name, options)| {
             let addr = SocketAddr::from((Ipv4Addr::new(127, 0, 1, host), port));
             let mut command = debian_command("usr/sbin/smtp-sink");
-            command
-                .args(["-a", "-u", "nobody", "-h", name])
-                .args(options);
+            command.args(["-a", "-u", "nobody", "-h", name]).args(options);
             command.arg(addr.to_string()).arg("256");
             let mut sink = Process::spawn(name, &mut command);
             wait_for(name, || {
@@ -78,11 +63,7 @@ impl MailNet {
             });
             sink
         });
-        Self {
-            port,
-            folder,
-            _sinks: sinks.into(),
-        }
+        Self { port, folder, _sinks: sinks.into() }
     }
 
     /// The port of every mail host of this network.
@@ -122,26 +103,16 @@ impl Setup {
     }
 
     pub(crate) fn extra_mc(self, text: &str) -> Self {
-        Self {
-            extra_mc: text.to_owned(),
-            ..self
-        }
+        Self { extra_mc: text.to_owned(), ..self }
     }
 
     pub(crate) fn log_label(self, label: &str) -> Self {
-        Self {
-            log_label: label.to_owned(),
-            ..self
-        }
+        Self { log_label: label.to_owned(), ..self }
     }
 
     /// For retries and bounces that a test waits for.
     pub(crate) fn impatient(self, queue_run: &str, queue_life: &str) -> Self {
-        Self {
-            queue_run: queue_run.to_owned(),
-            queue_life: queue_life.to_owned(),
-            ..self
-        }
+        Self { queue_run: queue_run.to_owned(), queue_life: queue_life.to_owned(), ..self }
     }
 }
 
@@ -159,12 +130,7 @@ impl Sendmail {
     pub(crate) fn start(setup: Setup, net: &MailNet, syslog: &Rsyslog) -> Self {
         let folder = Folder::new("sendmail");
         let addr = SocketAddr::from((Ipv4Addr::new(127, 0, 2, setup.number), net.port()));
-        let mut sendmail = Self {
-            setup,
-            process: None,
-            folder,
-            addr,
-        };
+        let mut sendmail = Self { setup, process: None, folder, addr };
         sendmail.write_files(net, syslog);
         sendmail.start_again();
         sendmail
@@ -195,10 +161,12 @@ impl Sendmail {
     pub(crate) fn start_again(&mut self) {
         let setup = &self.setup;
         let mut command = self.namespaces();
-        command
-            .arg(SENDMAIL)
-            .arg(format!("-L{}", setup.log_label))
-            .args(["-C", CF, "-bD", &format!("-q{}", setup.queue_run)]);
+        command.arg(SENDMAIL).arg(format!("-L{}", setup.log_label)).args([
+            "-C",
+            CF,
+            "-bD",
+            &format!("-q{}", setup.queue_run),
+        ]);
         let mut process = Process::spawn("sendmail", &mut command);
         let addr = self.addr;
         wait_for("sendmail", || {
@@ -217,10 +185,7 @@ impl Sendmail {
     pub(crate) fn submit_locally(&self, from: &str, to: &[&str], content: &str) {
         use std::io::Write as _;
         let mut command = self.inside();
-        command
-            .args([SENDMAIL, "-C", CF, "-Lsendmail", "-oi", "-f", from])
-            .args(to)
-            .stdin(Stdio::piped());
+        command.args([SENDMAIL, "-C", CF, "-Lsendmail", "-oi", "-f", from]).args(to).stdin(Stdio::piped());
         let mut child = command.spawn().expect("nsenter is there");
         let mut stdin = child.stdin.take().expect("a pipe");
         stdin.write_all(content.as_bytes()).expect("sendmail reads");
@@ -231,10 +196,7 @@ impl Sendmail {
     /// How many messages wait in the queue.
     pub(crate) fn queued(&self) -> usize {
         let files = fs::read_dir(self.folder.join("mqueue")).expect("the queue folder");
-        files
-            .flatten()
-            .filter(|f| f.file_name().as_encoded_bytes().starts_with(b"qf"))
-            .count()
+        files.flatten().filter(|f| f.file_name().as_encoded_bytes().starts_with(b"qf")).count()
     }
 
     /// Waits until nothing is left in the queue.
@@ -246,15 +208,7 @@ impl Sendmail {
     fn namespaces(&self) -> Command {
         let mut command = Command::new("unshare");
         command
-            .args([
-                "--mount",
-                "--uts",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-                "sh",
-            ])
+            .args(["--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh"])
             .arg(source("enter.sh"))
             .arg(self.host())
             .arg(self.folder.path())
@@ -286,34 +240,16 @@ impl Sendmail {
         }
         // mail.local wants the rights of Debian's /var/mail, sendmail a queue
         // that is nobody else's; neither wants a group that may write.
-        for (path, mode) in [
-            ("", 0o755),
-            ("etc", 0o755),
-            ("mail", 0o1777),
-            ("mqueue", 0o700),
-        ] {
+        for (path, mode) in [("", 0o755), ("etc", 0o755), ("mail", 0o1777), ("mqueue", 0o700)] {
             let mode = fs::Permissions::from_mode(mode);
             fs::set_permissions(dir.join(path), mode).expect("a folder of ours");
         }
-        let names = [
-            "access",
-            "aliases",
-            "mailertable",
-            "news.list",
-            "service.switch",
-        ];
-        let names =
-            names
-                .into_iter()
-                .chain(["etc/hosts", "etc/passwd", "etc/group", "etc/nsswitch.conf"]);
+        let names = ["access", "aliases", "mailertable", "news.list", "service.switch"];
+        let names = names.into_iter().chain(["etc/hosts", "etc/passwd", "etc/group", "etc/nsswitch.conf"]);
         for name in names {
             fs::copy(source(name), dir.join(name)).expect("a file of tests/parts/sendmail");
         }
-        fs::write(
-            dir.join("log.path"),
-            syslog.socket().as_os_str().as_encoded_bytes(),
-        )
-        .expect("write a file of ours");
+        fs::write(dir.join("log.path"), syslog.socket().as_os_str().as_encoded_bytes()).expect("write a file of ours");
         fs::write(dir.join("archive.mbox"), "").expect("write a file of ours");
         let nobody = Some(65534);
         std::os::unix::fs::chown(dir.join("archive.mbox"), nobody, nobody).expect("root may");
@@ -337,36 +273,23 @@ impl Sendmail {
             ("GP_QUEUE_LIFE", self.setup.queue_life.clone()),
             ("GP_LIBRARIES", libraries_inside()),
         ];
-        fs::write(dir.join("extra.m4"), format!("{}\n", self.setup.extra_mc))
-            .expect("write extra.m4");
+        fs::write(dir.join("extra.m4"), format!("{}\n", self.setup.extra_mc)).expect("write extra.m4");
         fs::copy(source("mx.mc"), dir.join("mx.mc")).expect("a file of tests/parts/sendmail");
         let mut m4 = self.namespaces();
-        m4.arg("/opt/usr/bin/m4")
-            .args(defines.map(|(name, value)| format!("-D{name}={value}")));
+        m4.arg("/opt/usr/bin/m4").args(defines.map(|(name, value)| format!("-D{name}={value}")));
         fs::write(dir.join("sendmail.cf"), run(m4.arg("/mnt/mx.mc"))).expect("write sendmail.cf");
     }
 }
 
 fn libraries_inside() -> String {
-    library_path_in(Path::new("/opt"))
-        .into_string()
-        .expect("a plain path")
+    library_path_in(Path::new("/opt")).into_string().expect("a plain path")
 }
 
 /// Makes a certificate authority in a folder.
 fn authority(dir: &Path) {
     let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30",
-    ]);
-    openssl.args([
-        "-subj",
-        "/O=Example/CN=Test authority",
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.pem",
-    ]);
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]);
+    openssl.args(["-subj", "/O=Example/CN=Test authority", "-keyout", "ca.key", "-out", "ca.pem"]);
     run(openssl.current_dir(dir));
 }
 
@@ -374,32 +297,12 @@ fn authority(dir: &Path) {
 fn certificate(authority: &Path, dir: &Path, host: &str) {
     fs::copy(authority.join("ca.pem"), dir.join("ca.pem")).expect("a file of ours");
     let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-subj",
-        &format!("/O=Example/CN={host}"),
-    ]);
+    openssl.args(["req", "-newkey", "rsa:2048", "-nodes", "-subj", &format!("/O=Example/CN={host}")]);
     openssl.args(["-keyout", "key.pem", "-out", "request.pem"]);
     run(openssl.current_dir(dir));
     let mut openssl = Command::new("openssl");
-    openssl.args([
-        "x509",
-        "-req",
-        "-in",
-        "request.pem",
-        "-days",
-        "30",
-        "-out",
-        "cert.pem",
-    ]);
-    openssl
-        .arg("-CA")
-        .arg("ca.pem")
-        .arg("-CAkey")
-        .arg(authority.join("ca.key"));
+    openssl.args(["x509", "-req", "-in", "request.pem", "-days", "30", "-out", "cert.pem"]);
+    openssl.arg("-CA").arg("ca.pem").arg("-CAkey").arg(authority.join("ca.key"));
     openssl.args(["-set_serial", &host[2..3]]);
     run(openssl.current_dir(dir));
     let secret = fs::Permissions::from_mode(0o600);
@@ -408,18 +311,13 @@ fn certificate(authority: &Path, dir: &Path, host: &str) {
 
 /// A file under tests/parts/sendmail.
 fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/parts/sendmail")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parts/sendmail").join(name)
 }
 
 /// The version, such as "8.17.1.9".
 pub(crate) fn version() -> String {
     let mut command = debian_command("usr/libexec/sendmail/sendmail");
-    let output = command
-        .args(["-d0.1", "-bv", "root"])
-        .output()
-        .expect("sendmail starts");
+    let output = command.args(["-d0.1", "-bv", "root"]).output().expect("sendmail starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split_whitespace().nth(1).unwrap_or("?").to_owned()
 }

@@ -42,12 +42,8 @@ impl Client {
     /// Sends bytes before it reads the greeting.
     pub(crate) fn hasty(source: Ipv4Addr, server: SocketAddr, bytes: &[u8]) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        socket
-            .bind(&SocketAddr::from((source, 0)).into())
-            .expect("a loopback address");
-        socket
-            .connect_timeout(&server.into(), WAIT)
-            .expect("an SMTP server listens");
+        socket.bind(&SocketAddr::from((source, 0)).into()).expect("a loopback address");
+        socket.connect_timeout(&server.into(), WAIT).expect("an SMTP server listens");
         let mut stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(WAIT)).expect("a time limit");
         stream.write_all(bytes).expect("the server reads");
@@ -58,10 +54,7 @@ impl Client {
 
     /// Sends bytes as they are, and reads nothing.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        self.stream
-            .get_mut()
-            .write_all(bytes)
-            .expect("the server reads");
+        self.stream.get_mut().write_all(bytes).expect("the server reads");
     }
 
     /// Sends a command line and reads its answer.
