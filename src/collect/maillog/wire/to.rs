@@ -2,13 +2,19 @@
 
 use super::lex::{self, Lex, Walk, at_field_or_end, dsn, field, integer, interval, unbracket, word};
 use super::{Broken, Recipients, Relay, ToLine};
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 use nom::Parser;
 use nom::combinator::opt;
+use std::sync::LazyLock;
 
 const DELAY: &[u8] = b", delay=";
 const CTLADDR: &[u8] = b", ctladdr=";
 const STAT: &[u8] = b", stat=";
+
+// Building a searcher costs more than one search of a line.
+static DELAYS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(DELAY));
+static CTLADDRS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(CTLADDR));
+static STATS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(STAT));
 
 pub(super) fn parse<'a>(id: &'a [u8], rest: &'a [u8]) -> Result<ToLine<'a>, Broken> {
     let mut line = ToLine { id, ..ToLine::default() };
@@ -67,7 +73,7 @@ fn addresses(rest: &[u8]) -> Result<Addresses<'_>, Broken> {
         }
         walk.at += 1;
     }
-    Err(if memmem::find(rest, DELAY).is_some() { Broken::Unbalanced } else { Broken::Truncated })
+    Err(if DELAYS.find(rest).is_some() { Broken::Unbalanced } else { Broken::Truncated })
 }
 
 /// Holds that the anchor at `at` and the ctladdr are the only ones, or that the others
@@ -75,11 +81,11 @@ fn addresses(rest: &[u8]) -> Result<Addresses<'_>, Broken> {
 fn only_anchor(rest: &[u8], list: &[u8], ctladdr: Option<&[u8]>, at: usize) -> Result<(), Broken> {
     let real = |i: &usize| anchor(&rest[*i..]).is_ok();
     let behind = at + DELAY.len();
-    if memmem::find_iter(&rest[behind..], DELAY).map(|i| i + behind).any(|i| real(&i)) {
+    if DELAYS.find_iter(&rest[behind..]).map(|i| i + behind).any(|i| real(&i)) {
         return Err(Broken::Ambiguous);
     }
-    let earlier = memmem::find(rest, DELAY) != Some(at) && memmem::find_iter(&rest[..at], DELAY).any(|i| real(&i));
-    if !earlier && memmem::find(list, CTLADDR).is_none() {
+    let earlier = DELAYS.find(rest) != Some(at) && DELAYS.find_iter(&rest[..at]).any(|i| real(&i));
+    if !earlier && CTLADDRS.find(list).is_none() {
         return Ok(());
     }
     let plain = ctladdr.is_none() && Recipients::new(list).all(is_plain);
@@ -160,7 +166,7 @@ fn relay<'a>(s: &'a [u8], line: &mut ToLine<'a>) -> Result<&'a [u8], Broken> {
     let Some(value) = s.strip_prefix(b", relay=") else {
         return Ok(s);
     };
-    let end = memmem::find(value, b", ").unwrap_or(value.len());
+    let end = memchr::memchr_iter(b',', value).find(|i| value.get(i + 1) == Some(&b' ')).unwrap_or(value.len());
     let (name, rest) = value.split_at(end);
     let strange = name.contains(&b'"') || name.starts_with(b"[") && !name.ends_with(b"]") || !at_field_or_end(rest);
     if strange {
@@ -194,15 +200,15 @@ fn literal<'a>(value: &'a [u8], line: &mut ToLine<'a>) -> Result<&'a [u8], Broke
 
 /// `reply=R, stat=S`, both with text from the remote server.
 fn reply_and_stat<'a>(s: &'a [u8], line: &mut ToLine<'a>) -> Result<(), Broken> {
-    let mut ends = memmem::find_iter(s, STAT);
+    let mut ends = STATS.find_iter(s);
     let Some(first) = ends.next() else {
         // Cut inside the reply.
         line.reply = Some(s);
         return Ok(());
     };
     let mut at = first;
-    if memmem::find(&s[first + STAT.len()..], STAT).is_some() {
-        let mut possible = memmem::find_iter(s, STAT).filter(|i| is_failure(&s[i + STAT.len()..]));
+    if STATS.find(&s[first + STAT.len()..]).is_some() {
+        let mut possible = STATS.find_iter(s).filter(|i| is_failure(&s[i + STAT.len()..]));
         at = possible.next().ok_or(Broken::Ambiguous)?;
         if possible.next().is_some() {
             return Err(Broken::Ambiguous);
