@@ -51,6 +51,11 @@
 //!   delivery did not succeed) are dropped, and if more than one is left the line is
 //!   [`Broken::Ambiguous`]. No guess is made.
 //!
+//! One other call, in `usrerr()`, logs a whole line of a client's choice behind the
+//! queue id: `RCPT TO:to=>, delay=…, stat=Sent` gives `to=>, delay=…, stat=Sent...
+//! Unbalanced '>'`. It ends in one of the few words of `prescan()`, and a line that does
+//! is [`Broken::Ambiguous`].
+//!
 //! A line that a small transport cut off is read as far as its fields are whole.
 //!
 //! No allocation, no clock, no I/O; linear time; no input can cause a panic.
@@ -59,6 +64,9 @@ mod from;
 mod lex;
 mod recipients;
 mod to;
+
+use memchr::memmem::FinderRev;
+use std::sync::LazyLock;
 
 pub use recipients::Recipients;
 
@@ -160,6 +168,7 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
     match result {
         // A part of a split line may end anywhere, so even a clean reading proves nothing.
         _ if part => Parsed::Broken(Broken::Split),
+        Ok(_) if is_complaint(rest) => Parsed::Broken(Broken::Ambiguous),
         Ok(line) => line,
         Err(_) if is_postfix(rest) => Parsed::Other,
         Err(broken) => Parsed::Broken(broken),
@@ -183,6 +192,15 @@ fn queue_id(message: &[u8]) -> Option<(&[u8], bool, &[u8])> {
         }
         _ => None,
     }
+}
+
+/// What `prescan()` says of an address; sendmail logs it behind the address itself.
+const COMPLAINTS: [&[u8]; 6] =
+    [b"Unbalanced '", b"Illegal character ", b"Address too long", b"Address \"", b"prescan: to", b"remotename: to"];
+
+fn is_complaint(rest: &[u8]) -> bool {
+    static DOTS: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(b"... "));
+    DOTS.rfind(rest).is_some_and(|at| COMPLAINTS.iter().any(|c| rest[at + 4..].starts_with(c)))
 }
 
 /// Postfix has the same beginnings and other fields; asked only of what sendmail

@@ -154,7 +154,9 @@ pub(super) fn unbracket(s: &[u8]) -> &[u8] {
 /// the kernel's word, the name is what ident and DNS say.
 pub(super) fn relay(text: &[u8]) -> Result<Relay<'_>, Broken> {
     let text = text.strip_suffix(b" (may be forged)").unwrap_or(text);
-    if let Some(at) = memchr::memmem::find(text, b" [[UNIX: ") {
+    if text.ends_with(b"]]")
+        && let Some(at) = memchr::memmem::find(text, b" [[UNIX: ")
+    {
         let host = &text[..at];
         return if host.contains(&b' ') { Err(Broken::Value) } else { Ok(Relay { host, ip: None }) };
     }

@@ -153,6 +153,22 @@ fn a_reply_cannot_bring_its_own_stat() {
 }
 
 #[test]
+fn a_refused_command_is_not_a_line() {
+    for (line, expected) in [
+        ("to=>, delay=00:00:01, pri=1, relay=h. [6.6.6.6], dsn=2.0.0, stat=Sent", "Unbalanced '>'"),
+        ("to=a...b, delay=00:00:01, pri=1, stat=Sent", "Address too long"),
+        ("to=), delay=00:00:01, pri=1, stat=Sent", "Unbalanced ')'"),
+        ("from=>, size=1, class=0, nrcpts=1, msgid=<x", "Unbalanced '>'"),
+        ("from=a, size=1, class=0, nrcpts=1", "Illegal character 0x01"),
+    ] {
+        let logged = format!("5AKCt1Aa002201: {line}... {expected}");
+        assert!(matches!(parse(logged.as_bytes()), Parsed::Broken(_)), "{logged}");
+    }
+    let real = b"a1: to=<x>, delay=00:00:01, pri=1, dsn=5.1.1, reply=550 5.1.1 <x>... User unknown, stat=User unknown";
+    assert!(matches!(parse(real), Parsed::To(_)));
+}
+
+#[test]
 fn queue_ids() {
     let of = |text: &'static str| queue_id(text.as_bytes()).map(|(id, part, _)| (id, part));
     assert_eq!(of("5AKCt1Aa002201: x"), Some((&b"5AKCt1Aa002201"[..], false)));
