@@ -2,4 +2,8 @@
 
 pub mod cli;
 pub mod collect;
+pub mod config;
+pub mod http;
+pub mod logging;
+pub mod run;
 mod sys;

@@ -1,1 +1,10 @@
-fn main() {}
+//! Arguments, signals, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use greypit::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

@@ -1,5 +1,7 @@
 //! The whole pipeline in one process: events in, objects out, each event in exactly one of them.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -76,7 +78,8 @@ async fn every_event_is_in_one_object_over_restarts_and_codecs() {
     let folder = tempfile::tempdir().unwrap();
     let mut n = 0;
     for codec in [Codec::Bzip2, Codec::Zstd, Codec::Gzip, Codec::None] {
-        let (pipeline, _) = start_as("mx1", folder.path(), batch::Config { codec, ..batch::Config::default() }).unwrap();
+        let (pipeline, _) =
+            start_as("mx1", folder.path(), batch::Config { codec, ..batch::Config::default() }).unwrap();
         submit(&pipeline, n..n + 100).await;
         n += 100;
         assert_eq!(pipeline.drain().await, Drained::Shipped);
@@ -103,7 +106,8 @@ async fn what_the_store_does_not_take_waits_and_is_shipped_when_it_does() {
     let folder = tempfile::tempdir().unwrap();
     // A file where the store's folder should be: every write fails.
     std::fs::write(folder.path().join("objects"), b"").unwrap();
-    let config = batch::Config { window: Span::seconds(1), drain_timeout: Span::seconds(1), ..batch::Config::default() };
+    let config =
+        batch::Config { window: Span::seconds(1), drain_timeout: Span::seconds(1), ..batch::Config::default() };
     let (pipeline, health) = start_as("mx1", folder.path(), config).unwrap();
     submit(&pipeline, 0..10).await;
     until("being held back", || !health.is_ready()).await;

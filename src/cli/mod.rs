@@ -1,14 +1,99 @@
-//! One file a subcommand. Data goes to stdout, everything else to stderr; exit 0 done, 1 the answer is no, 2 wrong usage,
-//! wrong config or a store out of reach.
+//! The commands, one file each. Data goes to stdout, everything else to stderr; the exit code is 0 for done, 1 for an
+//! answer of no, 2 for wrong usage or configuration.
 
 pub mod cat;
+mod check;
+mod demo;
 pub mod ls;
+mod parse;
 pub mod reader;
+mod run;
 pub mod top;
 pub mod verify;
 
+use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Loaded;
+
+const EXAMPLES: &str = "\
+Examples:
+  greypit run --demo                        see it work, on this machine only
+  greypit run --config /etc/greypit.toml    the gateway
+  greypit top dest --since 1d               who were the top recipients
+  greypit verify                            every event once, none missing?
+  zcat maillog.*.gz | greypit parse sendmail | jq .";
+
+/// One daemon for mail logs and syslog: every event once, as compressed batches in a directory or S3.
+#[derive(Debug, Parser)]
+#[command(name = "greypit", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub struct Cli {
+    /// The config file; without one: everything under ./greypit-data, loopback only
+    #[arg(long, short, global = true, env = "GREYPIT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Collect, spool and ship, until SIGTERM or Ctrl-C
+    Run(run::Args),
+    /// Check the config and print it with every default filled in
+    Check,
+    /// Turn log lines into records, without a gateway
+    Parse(parse::Args),
+    /// List objects
+    Ls(ls::Ls),
+    /// Print the records of objects
+    Cat(cat::Cat),
+    /// The most frequent values of a field
+    Top(top::Top),
+    /// Prove that every event is there, once
+    Verify(verify::Verify),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let config = || Loaded::read(self.config.as_deref());
+        let loaded = match &self.command {
+            // Needs no config, so a broken one must not be in the way.
+            Command::Parse(args) => return args.run(),
+            _ => match config() {
+                Ok(loaded) => loaded,
+                Err(error) => {
+                    eprintln!("greypit: {error}");
+                    return ExitCode::from(EXIT_USAGE);
+                }
+            },
+        };
+        let store = Some(loaded.config.store.clone());
+        match self.command {
+            Command::Run(args) => args.run(loaded),
+            Command::Check => check::run(&loaded),
+            Command::Parse(args) => args.run(),
+            Command::Ls(args) => block_on(args.run(store)),
+            Command::Cat(args) => block_on(args.run(store)),
+            Command::Top(args) => block_on(args.run(store)),
+            Command::Verify(args) => block_on(args.run(store)),
+        }
+    }
+}
+
+pub(crate) fn block_on(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => {
+            eprintln!("greypit: cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Done.
 pub(crate) const EXIT_DONE: u8 = 0;

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
+use greypit_pipeline::Kind;
 use greypit_pipeline::codec::Decoder;
 use greypit_pipeline::object::{Line, Lines};
 use greypit_pipeline::store::Config;
@@ -57,6 +58,12 @@ struct Counts {
 }
 
 impl Top {
+    /// The `number` most frequent values of `field` in records of `kind`, as a table.
+    pub(crate) fn new(field: &str, kind: Kind, number: usize) -> Top {
+        let source = Source { kind: vec![kind], ..Source::default() };
+        Top { field: field.to_owned(), source, number, json: false }
+    }
+
     /// Counts in the store named by the arguments, else in `store`.
     pub async fn run(self, store: Option<Config>) -> ExitCode {
         end("top", self.count(store, &mut std::io::stdout()).await)

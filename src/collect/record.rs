@@ -64,6 +64,8 @@ pub struct Outcome {
 /// Turns lines into records. One a task: it owns the time cache and the buffers.
 #[derive(Debug)]
 pub struct Recorder {
+    /// Whether mail log lines become `from` and `to`.
+    mail: bool,
     times: TimeResolver,
     default_host: String,
     body: Vec<u8>,
@@ -77,11 +79,18 @@ impl Recorder {
     #[must_use]
     pub fn new(zone: TimeZone, default_host: &str) -> Self {
         Recorder {
+            mail: true,
             times: TimeResolver::new(zone),
             default_host: default_host.to_owned(),
             body: Vec::with_capacity(1024),
             tail: Vec::with_capacity(1024),
         }
+    }
+
+    /// One that makes `syslog` records of mail log lines too.
+    #[must_use]
+    pub fn without_mail(zone: TimeZone, default_host: &str) -> Self {
+        Recorder { mail: false, ..Recorder::new(zone, default_host) }
     }
 
     /// Another default host, as a file of another server needs.
@@ -111,7 +120,7 @@ impl Recorder {
         self.body.clear();
         let mut error = message.parse_error.map(Reason::Syslog);
         let parsed = match (error, message.app) {
-            (None, Some(app)) if !app.starts_with(b"postfix") => maillog::parse(message.message),
+            (None, Some(app)) if self.mail && !app.starts_with(b"postfix") => maillog::parse(message.message),
             _ => Parsed::Other,
         };
         match parsed {

@@ -1,4 +1,7 @@
 //! Mail logs: what sendmail writes about each sender and each recipient.
 
+mod records;
 pub mod tail;
 pub mod wire;
+
+pub use records::records;

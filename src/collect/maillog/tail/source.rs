@@ -303,11 +303,12 @@ impl Source {
             }
             visit.rules.counts.rotations.inc();
         }
-        if self.fresh && visit.rules.start == Start::End {
-            if let Err(error) = head.skip_to_end(visit.buffer) {
-                self.complain(visit.rules, Reason::Read, "cannot find the end of the file", &error);
-                return None;
-            }
+        if self.fresh
+            && visit.rules.start == Start::End
+            && let Err(error) = head.skip_to_end(visit.buffer)
+        {
+            self.complain(visit.rules, Reason::Read, "cannot find the end of the file", &error);
+            return None;
         }
         visit.owners.insert(id, visit.me);
         self.files.push_back(head);

@@ -1,0 +1,363 @@
+//! The whole configuration: composes each part's own struct, reads TOML, validates everything before anything is bound.
+//!
+//! A mistake names the file, the line and the key. `${VAR}` in any text value is taken from the environment, `$${` stands
+//! for `${`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use greypit_pipeline::{batch, check_node, spool, store};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::collect::maillog::tail;
+use crate::collect::syslog::listen as syslog;
+use crate::http;
+use crate::logging;
+
+/// Everything that `greypit run` needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Names this machine in every record.
+    pub node: String,
+    /// Where the spool is.
+    pub data_dir: PathBuf,
+    /// `[log]`
+    pub log: logging::Config,
+    /// `[syslog]`
+    pub syslog: syslog::Config,
+    /// `[[maillog]]`
+    pub maillog: Vec<tail::Config>,
+    /// `[spool]`
+    pub spool: spool::Config,
+    /// `[batch]`
+    pub batch: batch::Config,
+    /// `[store]`
+    pub store: store::Config,
+    /// `[http]`
+    pub http: http::Config,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            node: host_name(),
+            data_dir: "greypit-data".into(),
+            log: logging::Config::default(),
+            syslog: syslog::Config::default(),
+            maillog: Vec::new(),
+            spool: spool::Config::default(),
+            batch: batch::Config::default(),
+            store: store::Config::default(),
+            http: http::Config::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The top-level keys in which `other` differs, without `log`, which can be changed while running.
+    pub fn changed_parts(&self, other: &Config) -> Vec<&'static str> {
+        let parts = [
+            ("node", self.node != other.node),
+            ("data_dir", self.data_dir != other.data_dir),
+            ("syslog", self.syslog != other.syslog),
+            ("maillog", self.maillog != other.maillog),
+            ("spool", self.spool != other.spool),
+            ("batch", self.batch != other.batch),
+            ("store", self.store != other.store),
+            ("http", self.http != other.http),
+        ];
+        parts.into_iter().filter(|(_, changed)| *changed).map(|(part, _)| part).collect()
+    }
+}
+
+/// A mistake in the configuration, in one line: file, line, key, what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    pub(crate) fn new(line: String) -> ConfigError {
+        ConfigError(line)
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// A configuration and the text it came from, so that a mistake found later can still name its line.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The values, checked.
+    pub config: Config,
+    source: Option<(PathBuf, String)>,
+}
+
+impl Loaded {
+    /// Reads and checks a file; without one, the defaults.
+    ///
+    /// # Errors
+    /// The first mistake found.
+    pub fn read(path: Option<&Path>) -> Result<Loaded, ConfigError> {
+        let source = match path {
+            None => None,
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| ConfigError(format!("{}: cannot be read: {error}", path.display())))?;
+                Some((path.to_owned(), text))
+            }
+        };
+        Loaded::new(source, |name| std::env::var(name).ok())
+    }
+
+    fn new(source: Option<(PathBuf, String)>, env: impl Fn(&str) -> Option<String>) -> Result<Loaded, ConfigError> {
+        let mut loaded = Loaded { config: Config::default(), source };
+        if let Some((path, text)) = &loaded.source {
+            loaded.config = parse(path, text, &env)?;
+        }
+        if loaded.config.store.url.is_empty() {
+            loaded.config.store.url = loaded.config.data_dir.join("objects").display().to_string();
+        }
+        loaded.validate()?;
+        Ok(loaded)
+    }
+
+    /// Reads the same file again.
+    ///
+    /// # Errors
+    /// As [`Loaded::read`].
+    pub fn read_again(&self) -> Result<Loaded, ConfigError> {
+        Loaded::read(self.source.as_ref().map(|(path, _)| path.as_path()))
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let config = &self.config;
+        let checks = [
+            check_node(&config.node),
+            config.log.validate(),
+            config.syslog.validate(),
+            config.maillog.iter().try_for_each(tail::Config::validate),
+            config.spool.validate(),
+            config.batch.validate(),
+            config.store.validate(),
+            config.http.validate(),
+        ];
+        checks.into_iter().try_for_each(|check| check.map_err(|error| self.locate(&error)))
+    }
+
+    /// Adds file and line to an error that names a key; other errors stay as they are.
+    pub fn locate(&self, error: &greypit_pipeline::Error) -> ConfigError {
+        let greypit_pipeline::Error::Config { key, problem } = error else { return ConfigError(error.to_string()) };
+        match &self.source {
+            Some((path, text)) => at(path, line_of(text, key), key, problem),
+            None => ConfigError(format!("{key}: {problem}")),
+        }
+    }
+}
+
+fn at(path: &Path, line: Option<usize>, key: &str, problem: &str) -> ConfigError {
+    let line = line.map_or(String::new(), |line| format!(":{line}"));
+    let key = if key.is_empty() { String::new() } else { format!(" {key}:") };
+    ConfigError(format!("{}{line}:{key} {problem}", path.display()))
+}
+
+fn parse(path: &Path, text: &str, env: &impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+    let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map(|span| line_at(text, span.start));
+        at(path, line, "", error.message())
+    })?;
+    for (key, value) in &mut table {
+        substitute(value, key, env).map_err(|(key, problem)| at(path, line_of(text, &key), &key, &problem))?;
+    }
+    serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
+        let message = error.inner().message().to_owned();
+        let mut key = error.path().to_string();
+        // The path of an unknown key may end at its table.
+        if let Some(unknown) = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next())
+            && key.rsplit('.').next() != Some(unknown)
+        {
+            key = if key == "." { unknown.to_owned() } else { format!("{key}.{unknown}") };
+        }
+        at(path, line_of(text, &key), &key, &message)
+    })
+}
+
+/// Replaces `${VAR}` in every text of `value`; an error names the key.
+fn substitute(value: &mut Value, key: &str, env: &impl Fn(&str) -> Option<String>) -> Result<(), (String, String)> {
+    match value {
+        Value::String(text) => *text = expand(text, env).map_err(|problem| (key.to_owned(), problem))?,
+        Value::Array(values) => {
+            for (index, value) in values.iter_mut().enumerate() {
+                substitute(value, &format!("{key}[{index}]"), env)?;
+            }
+        }
+        Value::Table(table) => {
+            for (name, value) in table.iter_mut() {
+                substitute(value, &format!("{key}.{name}"), env)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn expand(text: &str, env: &impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        if rest[..at].ends_with('$') {
+            out.push_str(&rest[..at - 1]);
+            out.push_str("${");
+            rest = &rest[at + 2..];
+            continue;
+        }
+        out.push_str(&rest[..at]);
+        let (name, after) = rest[at + 2..].split_once('}').ok_or("'${' without '}'; write '$${' for the characters")?;
+        let value = env(name).ok_or_else(|| format!("the environment variable {name} is not set"))?;
+        out.push_str(&value);
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn line_at(text: &str, offset: usize) -> usize {
+    text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// The line in which `key` (`batch.window`, `maillog[1].path`) stands, or the nearest table above it.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    use toml::de::{DeTable, DeValue};
+    let document = DeTable::parse(text).ok()?;
+    let mut line = None;
+    let mut table: &DeTable<'_> = document.get_ref();
+    for step in key.split('.') {
+        let (name, index) = match step.split_once('[') {
+            Some((name, index)) => (name, index.trim_end_matches(']').parse().unwrap_or(0)),
+            None => (step, 0_usize),
+        };
+        let Some((found, value)) = table.iter().find(|(found, _)| found.get_ref() == name) else { break };
+        line = Some(line_at(text, found.span().start));
+        let mut value = value;
+        if let DeValue::Array(values) = value.get_ref() {
+            let Some(element) = values.get(index) else { break };
+            line = Some(line_at(text, element.span().start));
+            value = element;
+        }
+        match value.get_ref() {
+            DeValue::Table(inner) => table = inner,
+            _ => break,
+        }
+    }
+    line
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if check_node(&name).is_ok() { name } else { "greypit".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let env = |name: &str| (name == "BUCKET").then(|| "logs".to_owned());
+        let source = Some(("greypit.toml".into(), text.to_owned()));
+        Loaded::new(source, env).map(|loaded| loaded.config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn mistakes_name_file_line_key_and_what_to_do() {
+        for (text, expected) in [
+            (
+                "node = \"mx1\"\n[batch]\nwindw = \"5m\"\n",
+                "greypit.toml:3: batch.windw: unknown field `windw`, expected one of",
+            ),
+            ("nodes = \"mx1\"\n", "greypit.toml:1: nodes: unknown field `nodes`"),
+            (
+                "[batch]\n\nwindow = \"5 minutes\"\n",
+                "greypit.toml:3: batch.window: '5 minutes' is no duration; write for example",
+            ),
+            ("[batch]\nwindow = 5\n", "greypit.toml:2: batch.window: a duration is a text with its unit"),
+            ("[spool]\nmax_bytes = \"1MiB\"\n", "greypit.toml:2: spool.max_bytes: must be at least"),
+            ("[batch]\nkey = \"{kind}\"\n", "greypit.toml:2: batch.key: '{kind}' needs {part}"),
+            ("node = \"a b\"\n", "greypit.toml:1: node: 'a b' must be"),
+            (
+                "\n[store]\nurl = \"s3://${BUCKETS}\"\n",
+                "greypit.toml:3: store.url: the environment variable BUCKETS is not set",
+            ),
+            ("[batch\n", "greypit.toml:1:"),
+            ("[http]\nlisten = \"x\"\n", "greypit.toml:2: http.listen: 'x' is no address"),
+            ("[[maillog]]\npath = \"/var/log/maillog\"\n[[maillog]]\npath = \"\"\n", "greypit.toml:"),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.starts_with(expected), "{text:?}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn variables_come_from_the_environment() {
+        let config = load("[store]\nurl = \"s3://${BUCKET}/mail\"\n").unwrap();
+        assert_eq!(config.store.url, "s3://logs/mail");
+        assert_eq!(expand("a $${X} b", &|_| None).unwrap(), "a ${X} b");
+        assert!(expand("${X", &|_| None).is_err());
+    }
+
+    #[test]
+    fn without_a_file_everything_is_local() {
+        let config = Loaded::new(None, |_| None).unwrap().config;
+        assert_eq!(config.store.url, "greypit-data/objects");
+        assert_eq!(config.http.listen, "127.0.0.1:9425");
+    }
+
+    #[test]
+    fn the_documented_config_has_every_key_with_its_default() {
+        let text = include_str!("../config/greypit.toml");
+        let documented = load(text).unwrap();
+        let mut defaults = Config::default();
+        defaults.store.url = documented.store.url.clone();
+        assert_eq!(documented, defaults);
+
+        let mut every = defaults;
+        every.maillog = vec![tail::Config::new("/var/log/maillog")];
+        every.batch.level = Some(9);
+        every.store = store::Config {
+            endpoint: Some(String::new()),
+            region: Some(String::new()),
+            profile: Some(String::new()),
+            sse_kms_key_id: Some(String::new()),
+            ..every.store
+        };
+        let Value::Table(every) = Value::try_from(every).unwrap() else { panic!("a config is a table") };
+        for (section, value) in &every {
+            let keys: Vec<&String> = match value {
+                Value::Table(table) => table.keys().collect(),
+                Value::Array(tables) => tables.iter().filter_map(Value::as_table).flat_map(Table::keys).collect(),
+                _ => Vec::new(),
+            };
+            for key in keys.into_iter().chain([section]) {
+                let plain = text.lines().any(|line| {
+                    let line = line.trim_start_matches(['#', ' ']).trim_start_matches('[');
+                    line.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with([' ', ']', '.']))
+                        || line.split_once('.').is_some_and(|(_, last)| last.trim_end_matches(']') == key)
+                });
+                assert!(plain, "{section}.{key} is not in config/greypit.toml");
+            }
+        }
+        load(include_str!("../config/minimal.toml")).unwrap();
+    }
+
+    #[test]
+    fn what_check_prints_can_be_read_again() {
+        let config = Loaded::new(None, |_| None).unwrap().config;
+        let text = toml::to_string_pretty(&config).unwrap();
+        assert_eq!(load(&text).unwrap(), config);
+    }
+}

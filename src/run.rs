@@ -1,0 +1,141 @@
+//! Builds, wires and drains: the only file that knows every part.
+//!
+//! Start: store opened and tried, every socket bound, the spool recovered, then the collectors. A mistake in the config
+//! shows before anything runs. Stop: collectors take what has already arrived and end; the spool makes it durable; what
+//! is complete goes to the store; then the process ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use greypit_pipeline::store::Store;
+use greypit_pipeline::{Drained, Health, Metrics, Parts, Pipeline};
+use prometheus::Registry;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::collect::maillog::{self, tail};
+use crate::collect::syslog::listen as syslog;
+use crate::config::{ConfigError, Loaded};
+use crate::http::{self, Http};
+
+/// How long the first try of the store may take before greypit starts without it.
+const STORE_CHECK: Duration = Duration::from_secs(10);
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    pipeline: Arc<Pipeline>,
+    collectors: Vec<JoinHandle<()>>,
+    http: Option<JoinHandle<()>>,
+    stop_collecting: CancellationToken,
+    stop_http: CancellationToken,
+    addresses: Vec<String>,
+    store: Store,
+}
+
+impl Gateway {
+    /// Starts everything that `loaded` asks for.
+    ///
+    /// # Errors
+    /// One line that names file, line, key and what to do.
+    pub async fn start(loaded: &Loaded) -> Result<Gateway, ConfigError> {
+        let config = &loaded.config;
+        let locate = |error: greypit_pipeline::Error| loaded.locate(&error);
+        let (registry, health) = (Registry::new(), Health::new());
+        let metrics = Metrics::new(&registry).map_err(|error| locate(taken(&error)))?;
+
+        let store = Store::open(&config.store).map_err(locate)?;
+        try_store(&store, &health).await.map_err(locate)?;
+        let http = http::bind(&config.http).await.map_err(locate)?;
+        let sockets = syslog::bind(&config.syslog).map_err(locate)?;
+        let mut addresses = sockets.addresses();
+        addresses.extend(config.maillog.iter().map(|entry| format!("file {}", entry.path)));
+        addresses.extend(
+            http.as_ref().and_then(Http::address).map(|address| format!("http {address} /metrics /healthz /readyz")),
+        );
+
+        let pipeline = Pipeline::start(Parts {
+            node: config.node.clone(),
+            data_dir: config.data_dir.clone(),
+            spool: config.spool.clone(),
+            batch: config.batch.clone(),
+            store: store.clone(),
+            metrics,
+            health: health.clone(),
+        });
+        let pipeline = Arc::new(pipeline.map_err(locate)?);
+
+        let (stop_collecting, stop_http) = (CancellationToken::new(), CancellationToken::new());
+        let observed = Arc::downgrade(&pipeline);
+        let observe = Arc::new(move || {
+            if let Some(pipeline) = observed.upgrade() {
+                pipeline.observe();
+            }
+        });
+        let sources = http::Sources { registry: registry.clone(), health, observe };
+        let http = http.map(|http| tokio::spawn(http.serve(sources, stop_http.clone())));
+
+        let submit = pipeline.submit();
+        let mut collectors =
+            syslog::spawn(sockets, &config.syslog, &config.node, submit.clone(), &registry, stop_collecting.clone())
+                .map_err(locate)?;
+        if !config.maillog.is_empty() {
+            let records = maillog::records(&config.maillog, &config.node, &registry).map_err(locate)?;
+            let stop = stop_collecting.clone();
+            let tail = tail::spawn(&config.maillog, records, submit.clone(), pipeline.checkpoints(), &registry, stop);
+            collectors.push(tail.map_err(locate)?);
+        }
+        Ok(Gateway { pipeline, collectors, http, stop_collecting, stop_http, addresses, store })
+    }
+
+    /// What it listens on and follows, a line each.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// Where objects go.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Ends in order; see the module.
+    pub async fn stop(self) -> Drained {
+        self.stop_collecting.cancel();
+        for collector in self.collectors {
+            if let Err(error) = collector.await {
+                tracing::error!(%error, "a collector ended badly");
+            }
+        }
+        let drained = match Arc::into_inner(self.pipeline) {
+            Some(pipeline) => pipeline.drain().await,
+            // Only while a scrape is being answered does anybody else hold it; the process ends, the spool is durable.
+            None => Drained::Waiting(0),
+        };
+        self.stop_http.cancel();
+        if let Some(http) = self.http {
+            let _ = http.await;
+        }
+        drained
+    }
+}
+
+/// A bucket that is not there is a mistake in the config; a store that cannot be reached now is not.
+async fn try_store(store: &Store, health: &Health) -> greypit_pipeline::Result<()> {
+    let problem = match tokio::time::timeout(STORE_CHECK, store.check()).await {
+        Ok(Ok(())) => {
+            health.ok("store");
+            return Ok(());
+        }
+        Ok(Err(error)) if error.is_config() => {
+            return Err(greypit_pipeline::Error::Config { key: "store.url".into(), problem: error.to_string() });
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("{} does not answer", store.url()),
+    };
+    health.held("store", problem);
+    Ok(())
+}
+
+fn taken(error: &prometheus::Error) -> greypit_pipeline::Error {
+    greypit_pipeline::Error::Config { key: "http".into(), problem: format!("metrics cannot be registered: {error}") }
+}
