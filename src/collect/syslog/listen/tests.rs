@@ -2,7 +2,7 @@
 
 mod live;
 
-use super::tcp::{Intake, Split};
+use super::intake::{Intake, Split};
 use super::*;
 use crate::collect::syslog::frame::FrameError;
 use greypit_pipeline::units::Size;
