@@ -18,6 +18,7 @@
 
 mod config;
 mod datagram;
+mod intake;
 mod metrics;
 mod tcp;
 mod udp;
