@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use greypit_pipeline::units::{Size, Span};
 use greypit_pipeline::{Error, Result};
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
+
+use crate::collect::syslog::time::parse_zone;
 
 /// Longest line that is kept whole, unless the config says otherwise.
 pub const MAX_LINE: Size = Size(64 << 10);
@@ -71,7 +74,7 @@ impl Config {
         Config { path: path.into(), start: Start::default(), max_line: MAX_LINE, poll: POLL, zone: zone() }
     }
 
-    /// Checks what can be checked without following anything. The zone is checked where it is used, by the parser.
+    /// Checks what can be checked without following anything.
     ///
     /// # Errors
     /// [`Error::Config`] with the key and what to write instead.
@@ -96,10 +99,15 @@ impl Config {
         if !(POLL_MIN..=POLL_MAX).contains(&self.poll) {
             return wrong("poll", format!("{} is not within {POLL_MIN} and {POLL_MAX}", self.poll));
         }
-        if self.zone.is_empty() {
-            return wrong("zone", "is empty; write \"local\", \"UTC\" or a name such as \"Europe/Berlin\"".into());
-        }
-        Ok(())
+        self.time_zone().map(|_| ())
+    }
+
+    /// The time zone of dates that carry none.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where this machine does not know it.
+    pub fn time_zone(&self) -> Result<TimeZone> {
+        parse_zone(&self.zone).map_err(|error| Error::Config { key: "maillog.zone".into(), problem: error.to_string() })
     }
 
     /// The path with the working folder in front where it is relative, so that a checkpoint does not depend on it.
@@ -141,6 +149,7 @@ mod tests {
             ("maillog.max_line", Config { max_line: Size(0), ..ok.clone() }),
             ("maillog.poll", Config { poll: Span::seconds(0), ..ok.clone() }),
             ("maillog.zone", Config { zone: String::new(), ..ok.clone() }),
+            ("maillog.zone", Config { zone: "Mars/Phobos".into(), ..ok.clone() }),
         ];
         for (expected, config) in cases {
             match config.validate() {

@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::checkpoint::{FileId, HEAD_BYTES_SURE, Position, changed_ns};
+use super::checkpoint::{FileId, HEAD_BYTES_MAX, HEAD_BYTES_SURE, Position, changed_ns};
 
 /// Time as an argument: the monotonic clock for waiting, the wall clock to compare with times of files.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +136,22 @@ impl Followed {
         true
     }
 
-    /// The same by way of the open file, for one that is no longer at its path.
+    /// Where nothing has been read and the file has changed all the same: the position, and the time of that change.
+    pub(super) fn changed_unread(&self) -> Option<(Position, u64)> {
+        let unread = self.position.offset == 0 && !self.position.done;
+        let now = self.stamp.filter(|stamp| unread && stamp.mtime_ns > self.position.since)?.mtime_ns;
+        Some((self.position.clone(), now))
+    }
+
+    /// Whether two files begin with the same bytes; an empty one is like no other.
+    pub(super) fn begins_like(&self, other: &Followed) -> io::Result<bool> {
+        let (Some(a), Some(b)) = (&self.file, &other.file) else { return Ok(false) };
+        let (mut a_bytes, mut b_bytes) = ([0; HEAD_BYTES_MAX], [0; HEAD_BYTES_MAX]);
+        let both = a.read_at(&mut a_bytes, 0)?.min(b.read_at(&mut b_bytes, 0)?);
+        Ok(both > 0 && a_bytes[..both] == b_bytes[..both])
+    }
+
+    /// As [`Followed::saw`], by way of the open file, for one that is no longer at its path.
     pub(super) fn look(&mut self) -> io::Result<()> {
         if let Some(file) = &self.file {
             let metadata = file.metadata()?;
@@ -253,7 +268,7 @@ impl Followed {
             None if back == size => (0, false),
             None => (size, true),
         };
-        let head = &mut buffer[..offset.min(super::checkpoint::HEAD_BYTES_MAX as u64) as usize];
+        let head = &mut buffer[..offset.min(HEAD_BYTES_MAX as u64) as usize];
         file.read_exact_at(head, 0)?;
         self.position.head.extend(head);
         self.position.offset = offset;

@@ -132,6 +132,9 @@ impl Tail {
 
     /// Takes in what the watcher saw: only the sources it is about are looked at.
     pub(super) fn wake(&mut self, changes: &Changes) {
+        if !self.started {
+            self.start();
+        }
         if changes.all {
             self.scan();
             self.queue_all();

@@ -17,6 +17,7 @@ use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -24,27 +25,34 @@ use super::checkpoint::FileId;
 use super::file::Now;
 use super::follow::{Changes, Filled, Tail};
 use super::metrics::Metrics;
+use super::records::Records;
 use super::{Config, Line, QUIET};
 
 /// Most paths the watcher remembers between two looks; beyond it everything is looked at.
 const CHANGES_MAX: usize = 1024;
 /// How often the lag is brought up to date while a group waits for room.
 const MEASURE: Duration = Duration::from_secs(5);
+/// Shortest time between two looks that find everything read. It makes one group of what a busy daemon writes meanwhile,
+/// rather than one of each line, and adds at most itself to the time a line takes.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long to sleep when there is nothing to follow.
+const IDLE_MAX: Duration = Duration::from_secs(3600);
 /// How long a group may wait for room once greypit stops. It is not lost after that: its checkpoint goes with it, so its
 /// lines are read again at the next start.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
-/// Follows the files of `configs`. `records` turns a line into records; it is called on one thread at a time.
+/// Follows the files of `configs`, inside a Tokio runtime. `node` stands for the host in lines that name none,
+/// `recovered` are the spool's checkpoints by source; those of other collectors may be among them.
 ///
-/// `recovered` are the spool's checkpoints by source. When `stop` is cancelled, what has been read is submitted and the
-/// task ends.
+/// When `stop` is cancelled nothing more is read; what has been read is submitted, and the task ends and drops its
+/// [`Submit`]. It also ends when the pipeline has.
 ///
 /// # Errors
-/// [`greypit_pipeline::Error::Config`] for an entry that cannot be right, a checkpoint that cannot be read, or metrics that are already
-/// registered.
+/// [`greypit_pipeline::Error::Config`] for an entry that cannot be right, a checkpoint that cannot be read, or metrics
+/// that are already registered.
 pub fn spawn(
     configs: &[Config],
-    records: impl FnMut(Line<'_>, &mut Group) + Send + 'static,
+    node: &str,
     submit: Submit,
     recovered: &HashMap<String, Vec<u8>>,
     registry: &prometheus::Registry,
@@ -52,11 +60,12 @@ pub fn spawn(
 ) -> Result<JoinHandle<()>> {
     let metrics = Metrics::new(registry)?;
     let tail = Tail::new(configs, recovered, &metrics, QUIET)?;
+    let mut records = Records::new(configs, node, &metrics)?;
     let send = move |group| {
         let submit = submit.clone();
         async move { submit.submit(group).await }
     };
-    Ok(tokio::spawn(run(tail, records, send, metrics, stop)))
+    Ok(tokio::spawn(run(tail, move |line: Line<'_>, group: &mut Group| records.add(line, group), send, metrics, stop)))
 }
 
 /// Reads and submits until `stop` or until the pipeline has ended.
@@ -69,6 +78,7 @@ where
     let woken = Arc::new(Woken::default());
     let mut reader = Reader { tail, records, watch: Watch::new(woken.clone()), metrics };
     loop {
+        let stepped = Instant::now();
         let changes = woken.take();
         let step = tokio::task::spawn_blocking(move || {
             let filled = reader.step(&changes);
@@ -84,7 +94,9 @@ where
         };
         let Filled { group, more } = filled;
         if !group.is_empty() {
-            match submit(&mut reader, send(group), &stop).await {
+            let submitted;
+            (reader, submitted) = submit(reader, send(group), &stop).await;
+            match submitted {
                 Ok(true) => {}
                 Ok(false) => {
                     return info!("stopped before the pipeline had room; reads the last lines again when started");
@@ -98,21 +110,26 @@ where
         if more {
             continue;
         }
-        let due = reader.tail.next_tick().map_or_else(tokio::time::Instant::now, Into::into);
+        let due = reader.tail.next_tick().map_or_else(|| Instant::now() + IDLE_MAX, Instant::from);
+        let wake = async {
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                () = woken.notify.notified() => tokio::time::sleep_until(stepped + PAUSE).await,
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep_until(due) => {}
-            () = woken.notify.notified() => {}
+            () = wake => {}
         }
     }
 }
 
 /// Waits for room. Returns whether the group was submitted, rather than given up because greypit stops.
-async fn submit<R>(
-    reader: &mut Reader<R>,
+async fn submit<R: Send + 'static>(
+    mut reader: Reader<R>,
     sent: impl Future<Output = Result<()>>,
     stop: &CancellationToken,
-) -> Result<bool> {
+) -> (Reader<R>, Result<bool>) {
     let mut sent = std::pin::pin!(sent);
     let stopped = async {
         stop.cancelled().await;
@@ -122,10 +139,22 @@ async fn submit<R>(
     loop {
         tokio::select! {
             biased;
-            done = &mut sent => return done.map(|()| true),
-            () = &mut stopped => return Ok(false),
-            () = tokio::time::sleep(MEASURE) => reader.tail.measure(),
+            done = &mut sent => return (reader, done.map(|()| true)),
+            () = &mut stopped => return (reader, Ok(false)),
+            () = tokio::time::sleep(MEASURE) => {}
         }
+        let measured = tokio::task::spawn_blocking(move || {
+            reader.tail.measure();
+            reader
+        });
+        reader = match measured.await {
+            Ok(reader) => reader,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is shutting down, and this task with it.
+                Err(_) => std::future::pending().await,
+            },
+        };
     }
 }
 

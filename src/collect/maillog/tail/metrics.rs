@@ -18,10 +18,16 @@ pub(super) enum Reason {
     Name,
     /// More files than the limit.
     Limit,
+    /// The pipeline refused a record.
+    Refused,
 }
 
+/// Kinds in the order of the counters; what is neither of the first two is the last.
+pub(super) const EVENT_KINDS: [&str; 3] = ["from", "to", "syslog"];
+
 impl Reason {
-    const ALL: [Reason; 6] = [Reason::Open, Reason::Read, Reason::List, Reason::Gone, Reason::Name, Reason::Limit];
+    const ALL: [Reason; 7] =
+        [Reason::Open, Reason::Read, Reason::List, Reason::Gone, Reason::Name, Reason::Limit, Reason::Refused];
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -31,6 +37,7 @@ impl Reason {
             Reason::Gone => "gone",
             Reason::Name => "name",
             Reason::Limit => "limit",
+            Reason::Refused => "refused",
         }
     }
 }
@@ -44,6 +51,8 @@ pub(super) struct Metrics {
     rotations: IntCounterVec,
     truncations: IntCounterVec,
     errors: IntCounterVec,
+    events: IntCounterVec,
+    parse_errors: IntCounterVec,
     files: IntGaugeVec,
     lag: IntGaugeVec,
     /// Whether the watcher covers every folder; polling goes on either way.
@@ -59,6 +68,9 @@ pub(super) struct Counts {
     pub(super) rotations: IntCounter,
     pub(super) truncations: IntCounter,
     errors: [IntCounter; Reason::ALL.len()],
+    pub(super) events: [IntCounter; EVENT_KINDS.len()],
+    path: String,
+    parse_errors: IntCounterVec,
     pub(super) files: IntGauge,
     pub(super) lag: IntGauge,
 }
@@ -66,6 +78,11 @@ pub(super) struct Counts {
 impl Counts {
     pub(super) fn error(&self, reason: Reason) -> &IntCounter {
         &self.errors[reason as usize]
+    }
+
+    /// `reason` is one of the parsers' names.
+    pub(super) fn parse_error(&self, reason: &str) {
+        self.parse_errors.with_label_values(&[self.path.as_str(), reason]).inc();
     }
 }
 
@@ -90,6 +107,12 @@ impl Metrics {
                 rotations: counter("rotations_total", "Files replaced by another at the same path.", &["path"])?,
                 truncations: counter("truncations_total", "Files that became shorter.", &["path"])?,
                 errors: counter("errors_total", "What could not be done, by reason.", &["path", "reason"])?,
+                events: counter("events_total", "Records made of lines, by kind.", &["path", "kind"])?,
+                parse_errors: counter(
+                    "parse_errors_total",
+                    "Lines that did not parse and became raw records, by reason.",
+                    &["path", "reason"],
+                )?,
                 files: gauge("files", "Files that are open.")?,
                 lag: gauge("lag_bytes", "Bytes in log files that are not read yet, as of the last look.")?,
                 watching,
@@ -106,6 +129,9 @@ impl Metrics {
             rotations: self.rotations.with_label_values(&[path]),
             truncations: self.truncations.with_label_values(&[path]),
             errors: Reason::ALL.map(|reason| self.errors.with_label_values(&[path, reason.as_str()])),
+            events: EVENT_KINDS.map(|kind| self.events.with_label_values(&[path, kind])),
+            path: path.to_owned(),
+            parse_errors: self.parse_errors.clone(),
             files: self.files.with_label_values(&[path]),
             lag: self.lag.with_label_values(&[path]),
         }

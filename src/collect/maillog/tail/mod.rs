@@ -14,6 +14,8 @@
 //! - What a daemon writes to a file that it should have let go of is read as long as it never pauses for [`QUIET`].
 //! - copytruncate in the middle of a line gives two records. Log daemons write whole lines.
 //! - A writer that does not append (`O_APPEND`) leaves a hole of NUL bytes behind copytruncate; it becomes a truncated line.
+//! - An empty file that is deleted, and its inode taken by a file that is itself rotated away, all between two looks, is
+//!   mistaken for it; files that came between may be left out.
 //! - A file whose lines are shorter than 64 bytes altogether when copytruncate takes it is told from its copy by the copy's
 //!   time only.
 //! - One thread reads all files in turn. A network file system that hangs in a read holds up all of them.
@@ -25,7 +27,8 @@
 //!
 //! # Parts
 //! [`config`] · [`file`] one file · [`siblings`] names that rotation gives · [`source`] one path and its files ·
-//! [`follow`] all paths, turns and groups · [`listen`] watcher, clock and pipeline · [`checkpoint`] durable form ·
+//! [`locate`] finding them again · [`follow`] all paths, turns and groups · [`listen`] watcher, clock and pipeline · [`records`] the parsers ·
+//! [`checkpoint`] durable form ·
 //! [`metrics`].
 
 mod checkpoint;
@@ -33,7 +36,9 @@ mod config;
 mod file;
 mod follow;
 mod listen;
+mod locate;
 mod metrics;
+mod records;
 mod siblings;
 mod source;
 #[cfg(test)]
@@ -55,14 +60,14 @@ pub const QUIET: Duration = Duration::from_secs(60);
 
 /// One line of a followed file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// Without the LF that ends it.
-    pub bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
     /// Whether it was longer than `max_line` and this is only its beginning.
-    pub truncated: bool,
+    pub(crate) truncated: bool,
     /// Which `[[maillog]]` entry it belongs to, counted from 0.
-    pub entry: usize,
+    pub(crate) entry: usize,
 }
 
 /// Makes records of a line and puts them into the group.
-pub type Sink<'a> = dyn FnMut(Line<'_>, &mut Group) + Send + 'a;
+pub(crate) type Sink<'a> = dyn FnMut(Line<'_>, &mut Group) + Send + 'a;

@@ -21,6 +21,10 @@ use super::checkpoint::{FileId, changed_ns};
 /// Endings of files that are compressed, or being compressed, and never followed.
 const COMPRESSED: [&str; 9] = [".gz", ".bz2", ".xz", ".zst", ".lz4", ".lzma", ".Z", ".zip", ".tmp"];
 
+/// How much older than the last read file one that was rotated after it may look, because the clock was set back. A
+/// leftover of another rotation scheme, `mail.log.0` beside a newer `mail.log.1`, is older than that.
+const CLOCK_SLACK_NS: u64 = 2 * 3600 * 1_000_000_000;
+
 /// Fewest digits of a date in a name; fewer are a number.
 const DATE_DIGITS_MIN: usize = 6;
 
@@ -149,11 +153,11 @@ pub(super) fn find(id: FileId, places: &[Place]) -> Option<PathBuf> {
     })
 }
 
-/// The files among `siblings` that were rotated after `last`, oldest first. Names decide where they can: they do not
-/// change when somebody touches a file. Otherwise, and where `last` is gone, what changed after `since_ns` counts.
+/// The files among `siblings` that were rotated after `last`, oldest first. Names decide where they can: unlike
+/// times they do not depend on a clock. Otherwise, and where `last` is gone, what changed after `since_ns` counts.
 pub(super) fn newer(mut siblings: Vec<Sibling>, last: Option<&Order>, since_ns: u64) -> Vec<Sibling> {
     siblings.retain(|sibling| match last.and_then(|last| sibling.order.is_newer_than(last)) {
-        Some(newer) => newer,
+        Some(newer) => newer && sibling.changed_ns.saturating_add(CLOCK_SLACK_NS) >= since_ns,
         None => sibling.changed_ns > since_ns,
     });
     if siblings.iter().all(|sibling| matches!(sibling.order, Order::Number(_))) {
@@ -227,6 +231,7 @@ mod tests {
         assert_eq!(inos(newer(numbers(), Some(&Order::Number(3)), 0)), [20, 10]);
         assert_eq!(inos(newer(numbers(), None, 25)), [40, 30]);
         assert_eq!(inos(newer(numbers(), Some(&Order::Date("20261120".into())), 35)), [40]);
+        assert_eq!(inos(newer(numbers(), Some(&Order::Number(3)), CLOCK_SLACK_NS + 15)), [20], "a leftover");
         let dates = || ["20261121", "20261119", "20261120"].map(|d| sibling(Order::Date(d.into()), 7)).to_vec();
         assert_eq!(newer(dates(), Some(&Order::Date("20261119".into())), 99).len(), 2);
         assert_eq!(newer(dates(), Some(&Order::Date("20261119".into())), 99)[1].order, Order::Date("20261121".into()));

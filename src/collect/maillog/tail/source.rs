@@ -16,17 +16,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use greypit_pipeline::Group;
 use tracing::{info, warn};
 
-use super::checkpoint::{FileId, HEAD_BYTES_SURE, Position, State};
+use super::checkpoint::{FileId, State};
 use super::config::Start;
 use super::file::{Chunk, Followed, Now, open};
 use super::metrics::{Counts, Reason};
-use super::siblings::{self, Place, Sibling};
+use super::siblings::Sibling;
 use super::{Line, Sink};
 
 /// How many files of one source are open at most; further rotated ones wait their turn on the disk.
@@ -73,7 +73,7 @@ pub(super) struct Source {
     pub(super) path: PathBuf,
     /// Which entry asked for it.
     pub(super) rules: usize,
-    files: VecDeque<Followed>,
+    pub(super) files: VecDeque<Followed>,
     /// Whether the last of `files` is at the path.
     at_path: bool,
     /// Whether [`Start`] still applies: greypit has just started and knows nothing of this path.
@@ -100,63 +100,6 @@ impl Source {
             lag_bytes: 0,
             open_files: 0,
         }
-    }
-
-    /// Finds the files of a checkpoint again, under whatever name.
-    pub(super) fn restore(&mut self, state: State, me: usize, rules: &Rules, owners: &mut Owners) {
-        let count = state.files.len();
-        for (i, position) in state.files.into_iter().enumerate() {
-            let last = i + 1 == count;
-            if position.done {
-                if last {
-                    owners.insert(position.id(), me);
-                    self.files.push_back(Followed::closed(position));
-                }
-                continue;
-            }
-            match self.find(&position, last, owners) {
-                Some((file, left_before)) => {
-                    owners.insert(file.id(), me);
-                    self.files.push_back(file.left_before(left_before));
-                }
-                None => {
-                    rules.counts.error(Reason::Gone).inc();
-                    warn!(path = %self.path.display(), offset = position.offset,
-                        "the file read last is gone; what was added to it meanwhile is lost");
-                    self.changed = true;
-                    if last {
-                        owners.insert(position.id(), me);
-                        self.files.push_back(Followed::closed(position));
-                    }
-                }
-            }
-        }
-    }
-
-    /// The file of a position, and whether it has left its path.
-    fn find(&self, position: &Position, last: bool, owners: &Owners) -> Option<(Followed, bool)> {
-        let id = position.id();
-        // A file that was cut, or another one under its inode: reading will notice, and then look for copies.
-        if last
-            && let Ok((file, metadata)) = open(&self.path)
-            && FileId::of(&metadata) == id
-        {
-            return Some((Followed::from_position(file, position.clone()), false));
-        }
-        let places = self.places(position.at.as_deref());
-        if let Some(found) = siblings::find(id, &places).and_then(|path| holds(&path, position)) {
-            return Some((found, true));
-        }
-        if position.head.len() < HEAD_BYTES_SURE {
-            return None;
-        }
-        // Copied to another inode or another device number.
-        if let Some(found) = holds(&self.path, position).filter(|found| !owners.contains_key(&found.id())) {
-            return Some((found, false));
-        }
-        let siblings = siblings::list(&places).ok()?;
-        let mut copies = siblings.iter().filter(|sibling| !owners.contains_key(&sibling.id));
-        copies.find_map(|sibling| holds(&sibling.path, position)).map(|found| (found, true))
     }
 
     /// The checkpoint.
@@ -203,6 +146,8 @@ impl Source {
     pub(super) fn visit(&mut self, visit: &mut Visit<'_>) -> Visited {
         self.complained_now = false;
         let taken = self.look_at_path(visit);
+        self.look_at_left(visit.rules);
+        self.find_copies_of_unread(visit);
         let more = self.read_all(visit);
         self.drop_finished(visit);
         self.gauge(&visit.rules.counts);
@@ -343,45 +288,20 @@ impl Source {
         }
     }
 
-    /// Rotated files between the last known one and `head`, oldest first.
-    fn came_between(&self, head: &Followed, owners: &Owners) -> io::Result<Vec<Sibling>> {
-        let Some(last) = self.files.back() else { return Ok(Vec::new()) };
-        let mut places = self.places(last.position.at.as_deref());
-        // A symlink that moves on from log.2026-11-20 to log.2026-11-22 has skipped one.
-        if let Some(place) = last.position.at.as_deref().and_then(|at| Place::of(Path::new(at))) {
-            let bases = siblings::bases_of(&place.base);
-            places.extend(bases.into_iter().map(|base| Place { base, ..place.clone() }));
+    /// Finds out whether files that have left the path have grown.
+    fn look_at_left(&mut self, rules: &Rules) {
+        let left = self.files.len() - usize::from(self.at_path);
+        for i in 0..left {
+            if let Err(error) = self.files[i].look() {
+                self.complain(rules, Reason::Read, "cannot look at the open file", &error);
+            }
         }
-        let found = siblings::list(&places)?;
-        let is_last = |sibling: &Sibling| {
-            sibling.id == last.id() && (!last.position.done || holds(&sibling.path, &last.position).is_some())
-        };
-        let last_order = found.iter().find(|sibling| is_last(sibling)).map(|sibling| sibling.order.clone());
-        let head_order = found.iter().find(|sibling| sibling.id == head.id()).map(|sibling| sibling.order.clone());
-        let copy_of_last = |sibling: &Sibling| {
-            last.position.head.len() >= HEAD_BYTES_SURE && holds(&sibling.path, &last.position).is_some()
-        };
-        let unknown = found.into_iter().filter(|sibling| {
-            let known = sibling.id == head.id() || is_last(sibling);
-            let owned = sibling.id != last.id() && owners.contains_key(&sibling.id);
-            !known && !owned
-        });
-        let mut between = siblings::newer(unknown.collect(), last_order.as_ref(), last.position.since);
-        between.retain(|sibling| !copy_of_last(sibling));
-        if let Some(head_order) = head_order {
-            between.retain(|sibling| head_order.is_newer_than(&sibling.order) == Some(true));
-        }
-        Ok(between)
     }
 
     /// Reads once from each file in order. Returns whether there is more.
     fn read_all(&mut self, visit: &mut Visit<'_>) -> bool {
         for i in 0..self.files.len() {
             let leaves = i + 1 < self.files.len() || !self.at_path;
-            if leaves && let Err(error) = self.files[i].look() {
-                self.complain(visit.rules, Reason::Read, "cannot look at the open file", &error);
-                continue;
-            }
             if self.files[i].unread {
                 match self.read(i, visit) {
                     Ok(Chunk::More) => return true,
@@ -448,11 +368,6 @@ impl Source {
                 warn!(%path, "the end of the file is missing; goes on at its new end");
                 return true;
             }
-            Ok(false) if i + 1 < self.files.len() => {
-                warn!(%path, "a rotated file was truncated before it was finished");
-                self.files[i].close();
-                return true;
-            }
             Ok(false) => {}
             Err(error) => {
                 self.complain(rules, Reason::Read, "cannot look at the truncated file", &error);
@@ -469,36 +384,40 @@ impl Source {
             return false;
         }
         info!(path = %self.path.display(), offset = old.offset, copies = copies.len(), "truncated; begins again");
-        for (at, copy) in copies.into_iter().enumerate() {
-            visit.owners.insert(copy.id(), visit.me);
-            self.files.insert(i + at, copy);
-        }
+        self.insert(i, copies, visit);
         true
     }
 
-    /// The copies that copytruncate made of a file since `old`: first the one with the rest of what was being read, then
-    /// those that came later, oldest first.
-    fn copies(&self, old: &Position, owners: &Owners) -> io::Result<Vec<Followed>> {
-        let mut found = siblings::list(&self.places(old.at.as_deref()))?;
-        found.retain(|sibling| !owners.contains_key(&sibling.id));
-        let continues = |sibling: &Sibling| {
-            let sure = old.head.len() >= HEAD_BYTES_SURE;
-            let likely = old.head.len() > 0 && sibling.changed_ns > old.since;
-            if sure || likely { holds(&sibling.path, old) } else { None }
-        };
-        let rest = found.iter().find_map(|sibling| continues(sibling).map(|file| (file, sibling.clone())));
-        let (order, since) = match &rest {
-            Some((_, sibling)) => (Some(sibling.order.clone()), sibling.changed_ns),
-            None => (None, old.since),
-        };
-        found.retain(|sibling| rest.as_ref().is_none_or(|(_, rest)| rest.id != sibling.id));
-        let later = siblings::newer(found, order.as_ref(), since);
-        let later = later.iter().filter_map(|sibling| {
-            let (file, metadata) = open(&sibling.path).ok()?;
-            Some(Followed::from_start(file, &metadata))
-        });
-        let all = rest.into_iter().map(|(file, _)| file).chain(later);
-        Ok(all.take(FILES_MAX - 1).map(|file| file.left_before(true)).collect())
+    /// A file of which nothing has been read has no fingerprint, so its truncation cannot be noticed. Before its first
+    /// read, copies made since it was last looked at are therefore read in front of it.
+    fn find_copies_of_unread(&mut self, visit: &mut Visit<'_>) {
+        let mut at = 0;
+        while let Some(file) = self.files.get(at) {
+            let Some((old, now)) = file.changed_unread() else {
+                at += 1;
+                continue;
+            };
+            let mut copies = match self.copies(&old, visit.owners) {
+                Ok(copies) => copies,
+                Err(error) => return self.complain(visit.rules, Reason::List, "cannot list the folder", &error),
+            };
+            // In the moment between copying and truncating, the file itself still has the lines.
+            copies.retain(|copy| self.files[at].begins_like(copy).is_ok_and(|alike| !alike));
+            self.files[at].position.since = now;
+            self.changed = true;
+            visit.rules.counts.truncations.inc_by(u64::from(!copies.is_empty()));
+            at = self.insert(at, copies, visit) + 1;
+        }
+    }
+
+    /// Puts files in front of another; returns where that one is now.
+    fn insert(&mut self, at: usize, copies: Vec<Followed>, visit: &mut Visit<'_>) -> usize {
+        let moved = at + copies.len();
+        for (i, copy) in copies.into_iter().enumerate() {
+            visit.owners.insert(copy.id(), visit.me);
+            self.files.insert(at + i, copy);
+        }
+        moved
     }
 
     /// Drops finished files, but never the last; the next one remembers how new they were.
@@ -518,25 +437,6 @@ impl Source {
                 self.changed = true;
             }
         }
-    }
-
-    /// Folders and names under which this source's rotated files may be.
-    fn places(&self, at: Option<&str>) -> Vec<Place> {
-        let real = fs::canonicalize(&self.path).ok();
-        let paths = [Some(self.path.as_path()), real.as_deref(), at.map(Path::new)];
-        let mut places = Vec::new();
-        for place in paths.into_iter().flatten().filter_map(Place::of) {
-            if !places.contains(&place) && place.folder.is_dir() {
-                places.push(place);
-            }
-        }
-        places
-    }
-
-    /// The path behind the symlinks, where there are any.
-    pub(super) fn real_path(&self) -> Option<String> {
-        let real = fs::canonicalize(&self.path).ok().filter(|real| *real != self.path)?;
-        real.to_str().map(str::to_owned)
     }
 
     /// Counts each failure, logs the first of a kind.
@@ -566,16 +466,4 @@ impl Source {
         }
         self.gauge(counts);
     }
-}
-
-/// The file at `path`, if it holds what `position` says was read.
-fn holds(path: &Path, position: &Position) -> Option<Followed> {
-    let (file, metadata) = open(path).ok()?;
-    if metadata.len() < position.offset || !position.head.matches(&file).ok()? {
-        return None;
-    }
-    let FileId { dev, ino } = FileId::of(&metadata);
-    let mut followed = Followed::from_position(file, Position { dev, ino, ..position.clone() });
-    followed.saw(&metadata);
-    Some(followed)
 }
