@@ -13,7 +13,7 @@ use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::collect::maillog::{self, tail};
+use crate::collect::maillog::tail;
 use crate::collect::syslog::listen as syslog;
 use crate::config::{ConfigError, Loaded};
 use crate::http::{self, Http};
@@ -80,9 +80,9 @@ impl Gateway {
             syslog::spawn(sockets, &config.syslog, &config.node, submit.clone(), &registry, stop_collecting.clone())
                 .map_err(locate)?;
         if !config.maillog.is_empty() {
-            let records = maillog::records(&config.maillog, &config.node, &registry).map_err(locate)?;
             let stop = stop_collecting.clone();
-            let tail = tail::spawn(&config.maillog, records, submit.clone(), pipeline.checkpoints(), &registry, stop);
+            let tail =
+                tail::spawn(&config.maillog, &config.node, submit.clone(), pipeline.checkpoints(), &registry, stop);
             collectors.push(tail.map_err(locate)?);
         }
         Ok(Gateway { pipeline, collectors, http, stop_collecting, stop_http, addresses, store })
