@@ -160,7 +160,7 @@ fn a_file_without_permission_is_read_once_it_has_it() {
     }
     let mut bench = Bench::new("log");
     bench.append("log", "one\n");
-    fs::set_permissions(bench.path("log"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(bench.path("log"), fs::Permissions::from_mode(0o0)).unwrap();
     assert_eq!(bench.read(), [""; 0]);
     assert_eq!(bench.metric("errors_total/open"), 1);
     fs::set_permissions(bench.path("log"), fs::Permissions::from_mode(0o600)).unwrap();
