@@ -19,8 +19,9 @@ use super::{EXIT_DONE, EXIT_NO, Stop, end, printable};
   greypit verify s3://mail-archive --kind to
   greypit verify /var/lib/greypit/objects --from-first-seen
 
-Prints records=… lost=… repeated=… broken=… objects=… and ends with 0 when nothing is lost, repeated or broken, else
-with 1 and the first gaps of each node, epoch and kind on stderr. What is missing behind the last record cannot be seen.
+Prints records=… lost=… repeated=… broken=… objects=…
+Ends with 0 when nothing is lost, repeated or broken, else with 1 and the first gaps of each node, epoch and kind on stderr.
+What is missing behind the last record cannot be seen.
 
 {TIMES_HELP}"))]
 pub struct Verify {

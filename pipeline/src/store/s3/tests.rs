@@ -212,6 +212,8 @@ async fn a_put_carries_condition_checksum_type_and_encryption() {
     ] {
         assert!(request.contains(line), "{line} in {request}");
     }
+    // Servers keep as much of an unsigned body as came before the line broke.
+    assert!(!request.contains("unsigned-payload"), "{request}");
     assert!(!request.contains("content-encoding") && !request.contains("x-amz-trailer"), "{request}");
 }
 
