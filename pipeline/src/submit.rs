@@ -123,6 +123,41 @@ impl Submit {
     }
 }
 
+/// For tests of collectors: the queue without a pipeline behind it.
+#[cfg(feature = "testing")]
+pub mod testing {
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use super::{Message, Submit};
+    use crate::event::Group;
+
+    /// The end of the queue where the spool's writer would be.
+    #[derive(Debug)]
+    pub struct Queue(mpsc::Receiver<Message>);
+
+    /// A [`Submit`] whose queue holds `limit_bytes`, and its other end.
+    pub fn queue(limit_bytes: u32) -> (Submit, Queue) {
+        let (submit, receiver) = Submit::new(limit_bytes);
+        (submit, Queue(receiver))
+    }
+
+    impl Queue {
+        /// The next group; `None` when none comes within `wait` or every [`Submit`] is gone. Taking a group gives its
+        /// room back. Blocks the thread: where a runtime runs, call it from outside of its workers.
+        pub fn next(&self, wait: Duration) -> Option<Group> {
+            let until = Instant::now() + wait;
+            loop {
+                match self.0.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                    Ok(Message::Group(group, _room)) => return Some(group),
+                    Ok(Message::Barrier(answer)) => drop(answer.send(())),
+                    Err(_) => return None,
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
