@@ -18,6 +18,7 @@
 //!   mistaken for it; files that came between may be left out.
 //! - A file whose lines are shorter than 64 bytes altogether when copytruncate takes it is told from its copy by the copy's
 //!   time only.
+//! - Rotated files are only looked for in the log's own folder, and in that of what its symlink led to.
 //! - One thread reads all files in turn. A network file system that hangs in a read holds up all of them.
 //!
 //! # Lines
@@ -27,9 +28,8 @@
 //!
 //! # Parts
 //! [`config`] · [`file`] one file · [`siblings`] names that rotation gives · [`source`] one path and its files ·
-//! [`locate`] finding them again · [`follow`] all paths, turns and groups · [`listen`] watcher, clock and pipeline · [`records`] the parsers ·
-//! [`checkpoint`] durable form ·
-//! [`metrics`].
+//! [`locate`] finding them again · [`follow`] all paths, turns and groups · [`records`] the parsers · [`listen`] watcher,
+//! clock and pipeline · [`checkpoint`] durable form · [`metrics`].
 
 mod checkpoint;
 mod config;
