@@ -24,7 +24,7 @@ const STORE_CHECK: Duration = Duration::from_secs(10);
 /// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {
-    pipeline: Arc<Pipeline>,
+    pipeline: Pipeline,
     collectors: Vec<JoinHandle<()>>,
     http: Option<JoinHandle<()>>,
     stop_collecting: CancellationToken,
@@ -63,16 +63,13 @@ impl Gateway {
             metrics,
             health: health.clone(),
         });
-        let pipeline = Arc::new(pipeline.map_err(locate)?);
+        let pipeline = pipeline.map_err(locate)?;
 
         let (stop_collecting, stop_http) = (CancellationToken::new(), CancellationToken::new());
-        let observed = Arc::downgrade(&pipeline);
-        let observe = Arc::new(move || {
-            if let Some(pipeline) = observed.upgrade() {
-                pipeline.observe();
-            }
-        });
-        let sources = http::Sources { registry: registry.clone(), health, observe };
+        let observe = Arc::new(pipeline.observer());
+        // Bound, or this would not have been reached.
+        health.ok("syslog");
+        let sources = http::Sources { registry: registry.clone(), health: health.clone(), observe };
         let http = http.map(|http| tokio::spawn(http.serve(sources, stop_http.clone())));
 
         let submit = pipeline.submit();
@@ -84,6 +81,7 @@ impl Gateway {
             let tail =
                 tail::spawn(&config.maillog, &config.node, submit.clone(), pipeline.checkpoints(), &registry, stop);
             collectors.push(tail.map_err(locate)?);
+            health.ok("maillog");
         }
         Ok(Gateway { pipeline, collectors, http, stop_collecting, stop_http, addresses, store })
     }
@@ -106,11 +104,7 @@ impl Gateway {
                 tracing::error!(%error, "a collector ended badly");
             }
         }
-        let drained = match Arc::into_inner(self.pipeline) {
-            Some(pipeline) => pipeline.drain().await,
-            // Only while a scrape is being answered does anybody else hold it; the process ends, the spool is durable.
-            None => Drained::Waiting(0),
-        };
+        let drained = self.pipeline.drain().await;
         self.stop_http.cancel();
         if let Some(http) = self.http {
             let _ = http.await;

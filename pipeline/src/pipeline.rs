@@ -141,9 +141,10 @@ impl Pipeline {
         &self.checkpoints
     }
 
-    /// Updates the figures that are only read when somebody asks.
-    pub fn observe(&self) {
-        self.metrics.spool_queue_bytes.set(self.submit.queue_bytes().0 as i64);
+    /// What to call before metrics are read: updates the figures that nobody else keeps up to date.
+    pub fn observer(&self) -> impl Fn() + Send + Sync + use<> {
+        let (queued, metrics) = (self.submit.observer(), self.metrics.clone());
+        move || metrics.spool_queue_bytes.set(queued() as i64)
     }
 
     /// Ends: everything submitted becomes durable and, within `batch.drain_timeout`, is shipped. All other clones of

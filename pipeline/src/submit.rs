@@ -108,6 +108,12 @@ impl Submit {
         (self.shared.queued_bytes.load(Ordering::Relaxed), u64::from(self.shared.limit_bytes))
     }
 
+    /// Reads [`Submit::queue_bytes`] without keeping the pipeline from ending.
+    pub(crate) fn observer(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let shared = self.shared.clone();
+        move || shared.queued_bytes.load(Ordering::Relaxed)
+    }
+
     /// A group larger than the whole queue may still pass when the queue is empty.
     fn charge(&self, group: &Group) -> u32 {
         u32::try_from(group.bytes()).unwrap_or(u32::MAX).min(self.shared.limit_bytes)

@@ -176,8 +176,9 @@ impl Writer {
             oldest_unsynced: None,
             buffer: Vec::new(),
         };
-        if let Err(error) = writer.begin_segment() {
-            writer.fail(&error);
+        match writer.begin_segment() {
+            Ok(()) => writer.health.ok("spool"),
+            Err(error) => writer.fail(&error),
         }
         writer
     }
