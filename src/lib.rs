@@ -5,5 +5,6 @@ pub mod collect;
 pub mod config;
 pub mod http;
 pub mod logging;
+pub mod process;
 pub mod run;
 mod sys;
