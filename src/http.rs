@@ -5,7 +5,7 @@
 //! * `GET /readyz`: JSON; 200 when nothing is held back, 503 when something is, with what and why. Being held back is
 //!   no fault of the process: events wait on disk. Restarting it does not help.
 //!
-//! Limits: 64 connections; 10 s for a request's header; anything but GET and HEAD is refused.
+//! Limits: 64 connections; 10 s for a request's header, a minute for a connection; anything but GET and HEAD is refused.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 const CONNECTIONS_MAX: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Scrapers connect again; a peer that never reads its answers must not hold a place.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// `[http]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,8 +140,8 @@ impl Http {
                     .serve_connection(TokioIo::new(stream), service);
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    // A broken connection is the scraper's affair.
-                    _ = connection => {}
+                    // A broken or slow connection is the scraper's affair.
+                    _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection) => {}
                 }
                 drop(permit);
             });

@@ -17,6 +17,7 @@ use crate::collect::maillog::tail;
 use crate::collect::syslog::listen as syslog;
 use crate::config::{ConfigError, Loaded};
 use crate::http::{self, Http};
+use crate::process;
 
 /// How long the first try of the store may take before greypit starts without it.
 const STORE_CHECK: Duration = Duration::from_secs(10);
@@ -43,6 +44,7 @@ impl Gateway {
         let locate = |error: greypit_pipeline::Error| loaded.locate(&error);
         let (registry, health) = (Registry::new(), Health::new());
         let metrics = Metrics::new(&registry).map_err(|error| locate(taken(&error)))?;
+        process::register(&registry).map_err(|error| locate(taken(&error)))?;
 
         let store = Store::open(&config.store).map_err(locate)?;
         try_store(&store, &health).await.map_err(locate)?;

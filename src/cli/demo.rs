@@ -103,7 +103,8 @@ async fn report(config: &Config, addresses: &[String], store: &Store) -> Result<
     for address in addresses {
         println!("  {address}");
     }
-    println!("\nTry:  greypit verify {}", place(store));
+    let greypit = std::env::current_exe().map_or_else(|_| "greypit".into(), |path| path.display().to_string());
+    println!("\nTry:  {greypit} verify {}", place(store));
     println!("      logger --server 127.0.0.1 --port 5514 --tcp hello");
     println!("      curl http://{}/readyz", config.http.listen);
     println!("Ctrl-C ends.");

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use greypit_pipeline::Result;
 use jiff::Timestamp;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SocketFlags, recv};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -115,7 +115,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
     // Those who connected before the stop may have written already.
     let deadline = Instant::now() + DRAIN_MAX;
-    while let Ok((stream, peer)) = rustix::net::acceptfrom(&listener) {
+    while let Ok((stream, peer)) = rustix::net::acceptfrom_with(&listener, SocketFlags::CLOEXEC) {
         let peer = peer.map(SocketAddr::try_from);
         let stream = std::net::TcpStream::from(stream);
         if let (Some(Ok(peer)), Ok(())) = (peer, stream.set_nonblocking(true))
