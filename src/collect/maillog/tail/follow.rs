@@ -16,7 +16,7 @@ use super::config::Config;
 use super::file::Now;
 use super::metrics::{Metrics, Reason};
 use super::siblings;
-use super::source::{Owners, Rules, Source, Visit, Visited};
+use super::source::{Given, Owners, Rules, Source, Visit, Visited};
 use super::{SOURCE_PREFIX, Sink};
 
 /// Most bytes taken from one file at a time.
@@ -367,8 +367,16 @@ impl Tail {
     /// on where the old one stopped.
     fn hand_over(&mut self, id: super::checkpoint::FileId, to: usize) -> Option<usize> {
         let from = *self.owners.get(&id)?;
-        let file = self.sources.get_mut(from)?.as_mut()?.give(id)?;
-        self.sources[to].as_mut()?.take(file);
+        let path = self.sources[to].as_ref()?.path.clone();
+        match self.sources.get_mut(from)?.as_mut()?.give(id, &path) {
+            Given::File(file) => self.sources[to].as_mut()?.take(*file),
+            Given::StillHere => return None,
+            Given::Unknown => {
+                self.owners.remove(&id);
+                self.queue(to);
+                return None;
+            }
+        }
         self.owners.insert(id, to);
         self.queue(to);
         Some(from)

@@ -24,7 +24,7 @@ impl Source {
             let last = i + 1 == all.len();
             if position.done {
                 if last {
-                    owners.insert(position.id(), me);
+                    owners.entry(position.id()).or_insert(me);
                     self.files.push_back(Followed::closed(position));
                 }
                 continue;
@@ -45,7 +45,7 @@ impl Source {
                         "the file read last is gone; what was added to it meanwhile is lost");
                     self.changed = true;
                     if last {
-                        owners.insert(position.id(), me);
+                        owners.entry(position.id()).or_insert(me);
                         self.files.push_back(Followed::closed(position));
                     }
                 }
@@ -165,7 +165,7 @@ impl Source {
 }
 
 /// The file at `path`, if it holds what `position` says was read.
-fn holds(path: &Path, position: &Position) -> Option<Followed> {
+pub(super) fn holds(path: &Path, position: &Position) -> Option<Followed> {
     let (file, metadata) = open(path).ok()?;
     if metadata.len() < position.offset || !position.head.matches(&file).ok()? {
         return None;

@@ -15,7 +15,8 @@
 //! - copytruncate in the middle of a line gives two records. Log daemons write whole lines.
 //! - A writer that does not append (`O_APPEND`) leaves a hole of NUL bytes behind copytruncate; it becomes a truncated line.
 //! - An empty file that is deleted, and its inode taken by a file that is itself rotated away, all between two looks, is
-//!   mistaken for it; files that came between may be left out.
+//!   mistaken for it; files that came between may be left out. So may a file that between two looks takes the inode of
+//!   another path's last, deleted file and is rotated away.
 //! - A file whose lines are shorter than 64 bytes altogether when copytruncate takes it is told from its copy by the copy's
 //!   time only.
 //! - Rotated files are only looked for in the log's own folder, and in that of what its symlink led to.

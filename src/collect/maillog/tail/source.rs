@@ -16,7 +16,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use greypit_pipeline::Group;
@@ -25,6 +25,7 @@ use tracing::{info, warn};
 use super::checkpoint::{FileId, State};
 use super::config::Start;
 use super::file::{Chunk, Followed, Now, open};
+use super::locate::holds;
 use super::metrics::{Counts, Reason};
 use super::siblings::Sibling;
 use super::{Line, Sink};
@@ -65,6 +66,17 @@ pub(super) enum Visited {
     More,
     /// The file at the path is in another source's hands.
     Taken(FileId),
+}
+
+/// What came of asking a source for a file.
+#[derive(Debug)]
+pub(super) enum Given {
+    /// The other source goes on with it.
+    File(Box<Followed>),
+    /// It is at this source's path too.
+    StillHere,
+    /// It only has the inode of one that this source finished.
+    Unknown,
 }
 
 /// One path.
@@ -116,15 +128,19 @@ impl Source {
         }
     }
 
-    /// Gives a file to another source, unless it is still at this one's path.
-    pub(super) fn give(&mut self, id: FileId) -> Option<Followed> {
+    /// Gives a file to the source of another path that it is at now.
+    pub(super) fn give(&mut self, id: FileId, to: &Path) -> Given {
         if fs::metadata(&self.path).is_ok_and(|metadata| FileId::of(&metadata) == id) {
-            return None;
+            return Given::StillHere;
         }
-        let at = self.files.iter().position(|file| file.id() == id)?;
+        let Some(at) = self.files.iter().rposition(|file| file.id() == id) else { return Given::Unknown };
+        let position = &self.files[at].position;
+        if position.done && (position.head.len() == 0 || holds(to, position).is_none()) {
+            return Given::Unknown;
+        }
         self.at_path &= at + 1 < self.files.len();
         self.changed = true;
-        self.files.remove(at)
+        self.files.remove(at).map_or(Given::Unknown, |file| Given::File(Box::new(file)))
     }
 
     /// Takes a file over from another source.
@@ -218,7 +234,7 @@ impl Source {
             Some(owner) if *owner != visit.me => return Some(id),
             Some(_) => {
                 // An older file was moved back.
-                if let Some(at) = self.files.iter().position(|file| file.id() == id)
+                if let Some(at) = self.files.iter().rposition(|file| file.id() == id)
                     && let Some(file) = self.files.remove(at)
                 {
                     self.files.push_back(file.left_before(false));
@@ -429,7 +445,9 @@ impl Source {
                 continue;
             }
             if let Some(file) = self.files.remove(i) {
-                if visit.owners.get(&file.id()) == Some(&visit.me) {
+                // A newer file may have taken over the inode.
+                let again = self.files.iter().any(|other| other.id() == file.id());
+                if !again && visit.owners.get(&file.id()) == Some(&visit.me) {
                     visit.owners.remove(&file.id());
                 }
                 let next = &mut self.files[i].position;

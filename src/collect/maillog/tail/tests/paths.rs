@@ -80,6 +80,26 @@ fn a_file_renamed_to_another_followed_name_goes_on_there() {
 }
 
 #[test]
+fn an_inode_that_moves_to_another_path_does_not_bring_old_files_back() {
+    let mut bench = Bench::new("*.log");
+    bench.append("a.log", "a\n");
+    assert_eq!(bench.read(), ["a"]);
+    bench.append("b.log", "b\n");
+    assert_eq!(bench.read(), ["b"]);
+    bench.rename("b.log", "b.log.1");
+    bench.append("b.log", "b 2\n");
+    assert_eq!(bench.read_quiet(), ["b 2"]);
+    fs::remove_file(bench.path("a.log")).unwrap();
+    assert_eq!(bench.read_quiet(), [""; 0]);
+    // Most file systems give the inode of a.log to this one.
+    bench.append("c", "c\n");
+    bench.rename("c", "b.log");
+    assert_eq!(bench.read_quiet(), ["c"]);
+    bench.restart();
+    assert_eq!(bench.read_quiet(), [""; 0]);
+}
+
+#[test]
 fn one_file_under_several_names_is_read_once() {
     let mut bench = Bench::with(&["log", "l*", "alias", "hard"], |_| {});
     bench.append("log", "one\n");
