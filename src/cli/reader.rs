@@ -122,9 +122,7 @@ impl Opened {
         let listed = self.store.list(self.only.as_deref().unwrap_or_default()).await.map_err(|error| {
             let hint = match error.class {
                 "not_found" => "; give file:///dir, a directory or s3://bucket/prefix, or a config with --config",
-                "denied" => {
-                    "; the credentials must allow s3:ListBucket and s3:GetObject"
-                }
+                "denied" => "; the credentials must allow s3:ListBucket and s3:GetObject",
                 "refused" | "network" if self.store.url().starts_with("s3://") => "; is --endpoint right?",
                 _ => "",
             };
