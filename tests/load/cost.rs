@@ -24,7 +24,9 @@ const WAIT: Duration = Duration::from_secs(600);
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1)).and_then(|n| n.parse().ok());
+    let value = |name: &str| {
+        args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1)).and_then(|n| n.parse().ok())
+    };
     let waiting: usize = value("--waiting").unwrap_or(1_000_000);
     cost(value("--pairs").unwrap_or(PAIRS));
     memory(waiting);
@@ -64,7 +66,12 @@ fn cost(pairs: usize) {
         );
     }
     ratios.sort_by(f64::total_cmp);
-    println!("ratio: min {:.3} median {:.3} max {:.3} (target: at most 1.15)", ratios[0], ratios[pairs / 2], ratios[pairs - 1]);
+    println!(
+        "ratio: min {:.3} median {:.3} max {:.3} (target: at most 1.15)",
+        ratios[0],
+        ratios[pairs / 2],
+        ratios[pairs - 1]
+    );
 }
 
 fn memory(events: usize) {
@@ -163,7 +170,9 @@ impl Gateway {
 
     fn resident_mib(&self) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+        let kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
         kib.unwrap_or_default() / 1024.0
     }
 
