@@ -120,7 +120,10 @@ impl Recorder {
         self.body.clear();
         let mut error = message.parse_error.map(Reason::Syslog);
         let parsed = match (error, message.app) {
-            (None, Some(app)) if self.mail && !app.starts_with(b"postfix") => maillog::parse(message.message),
+            (None, Some(app)) if self.mail && !app.starts_with(b"postfix") => {
+                // Templates of forwarders often put a blank too many behind the program.
+                maillog::parse(message.message.trim_ascii_start())
+            }
             _ => Parsed::Other,
         };
         match parsed {

@@ -22,6 +22,15 @@ fn one_record_a_recipient() {
 }
 
 #[test]
+fn blanks_behind_the_program_do_not_matter() {
+    for blanks in ["", " ", "  ", "   "] {
+        let line = format!("Nov 20 12:55:01 mx1 s[1]:{blanks}a1: to=<a>, delay=00:00:01, pri=1, stat=queued");
+        let (outcome, _) = records(line.as_bytes(), Peer::None);
+        assert_eq!(outcome.kind, "to", "{blanks:?}");
+    }
+}
+
+#[test]
 fn a_broken_mail_line_is_kept_whole() {
     let line = b"Nov 20 12:55:01 mx1 s[1]: a1: to=<a>, delay=00:";
     let (outcome, seen) = records(line, Peer::Ip([192, 0, 2, 1].into()));

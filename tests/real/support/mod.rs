@@ -13,8 +13,10 @@
 // Every test program compiles this module and uses some of it.
 #![allow(dead_code)]
 
+pub(crate) mod greypit;
 pub(crate) mod net;
 pub(crate) mod proxy;
+pub(crate) mod reading;
 pub(crate) mod rsyslog;
 pub(crate) mod s3;
 pub(crate) mod sendmail;

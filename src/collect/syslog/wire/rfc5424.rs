@@ -19,7 +19,12 @@ pub(super) fn parse(rest: &[u8]) -> Result<Message<'_>, ParseError> {
     let stamp = timestamp.map(full_stamp).transpose()?;
     let (structured_data, rest) = structured_data(rest)?;
     let message = match rest {
-        [b' ', text @ ..] => text.strip_prefix(BOM).unwrap_or(text),
+        [b' ', text @ ..] => {
+            let text = text.strip_prefix(BOM).unwrap_or(text);
+            // rsyslog's text begins with the blank that a tag has behind it, and its
+            // RSYSLOG_SyslogProtocol23Format puts one of its own in front.
+            text.strip_prefix(b" ").unwrap_or(text)
+        }
         [] => rest,
         _ => return Err(ParseError::StructuredData),
     };

@@ -96,6 +96,9 @@ fn rfc5424_in_full() {
         assert_eq!((m.parse_error, m.stamp, m.hostname, m.structured_data), (None, None, None, None));
         assert_eq!(m.message, b"");
     });
+    // As rsyslog sends "a: text", and text that is indented.
+    with("<165>1 - h a - - -  text", |m| assert_eq!(m.message, b"text"));
+    with("<165>1 - h a - - -   text", |m| assert_eq!(m.message, b" text"));
     with("\u{FEFF}<165>1 - h a - - - text", |m| assert_eq!(m.hostname, Some(&b"h"[..])));
 }
 

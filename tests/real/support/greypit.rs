@@ -1,0 +1,201 @@
+//! The daemon itself as a child process, and its commands over the same store.
+
+use super::net::free_port;
+use super::{Folder, Process, wait_for};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use toml::{Table, Value};
+
+/// A greypit with a folder of its own: config, log, spool and, unless the
+/// config says otherwise, objects. It may be started and ended any number of
+/// times.
+#[derive(Debug)]
+pub(crate) struct Greypit {
+    process: Option<Process>,
+    config: Table,
+    env: Vec<(String, String)>,
+    port: u16,
+    folder: Folder,
+}
+
+/// What `greypit verify` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) records: u64,
+    pub(crate) lost: u64,
+    pub(crate) repeated: u64,
+    pub(crate) broken: u64,
+    pub(crate) objects: u64,
+}
+
+impl Greypit {
+    /// A greypit that is not started, listens to nothing but HTTP, and has a
+    /// directory as its store.
+    pub(crate) fn new(node: &str) -> Self {
+        let folder = Folder::new(&format!("greypit-{node}"));
+        let port = free_port();
+        let mut greypit = Self { process: None, config: Table::new(), env: Vec::new(), port, folder };
+        greypit.set("node", node);
+        greypit.set("data_dir", path(&greypit.folder.join("data")));
+        greypit.set("store.url", path(&greypit.objects()));
+        greypit.set("http.listen", greypit.addr().to_string());
+        greypit.set("log.format", "json");
+        for sockets in ["udp", "tcp", "unix"] {
+            greypit.set(&format!("syslog.{sockets}"), Vec::<Value>::new());
+        }
+        greypit
+    }
+
+    /// Sets a key, such as `batch.window`, for the next start.
+    pub(crate) fn set(&mut self, key: &str, value: impl Into<Value>) {
+        let (tables, name) = key.rsplit_once('.').unwrap_or(("", key));
+        let mut table = &mut self.config;
+        for step in tables.split('.').filter(|step| !step.is_empty()) {
+            let entry = table.entry(step).or_insert_with(|| Table::new().into());
+            table = entry.as_table_mut().expect("a section of the config");
+        }
+        table.insert(name.to_owned(), value.into());
+    }
+
+    /// Follows a log file, as one more `[[maillog]]`.
+    pub(crate) fn follow(&mut self, file: &Path) {
+        let entries = self.config.entry("maillog").or_insert_with(|| Vec::<Value>::new().into());
+        let entry = Table::from_iter([("path".to_owned(), path(file).into())]);
+        entries.as_array_mut().expect("a list").push(entry.into());
+    }
+
+    /// Sets variables for the daemon and the commands.
+    pub(crate) fn env<K: Into<String>, V: Into<String>>(&mut self, variables: impl IntoIterator<Item = (K, V)>) {
+        self.env.extend(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.folder.join("data/spool")
+    }
+
+    /// The store, unless the config names another one.
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.folder.join("objects")
+    }
+
+    /// Where it answers HTTP.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// Starts it, and does not wait until it is ready.
+    pub(crate) fn spawn(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.join("log"));
+        let log = log.expect("the daemon's log file");
+        let mut command = self.command("run");
+        command.stdout(log.try_clone().expect("the daemon's log file")).stderr(log);
+        self.process = Some(Process::spawn("greypit", &mut command));
+    }
+
+    /// Starts it and waits until it answers.
+    pub(crate) fn start(&mut self) {
+        self.spawn();
+        wait_for("greypit to answer", || {
+            self.process.as_mut().expect("just started").assert_alive();
+            self.get("/healthz").filter(|(status, _)| *status == 200)
+        });
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.process.take().expect("greypit runs").kill();
+    }
+
+    /// SIGTERM; waits until it has ended.
+    pub(crate) fn terminate(&mut self) {
+        self.process.take().expect("greypit runs").terminate();
+    }
+
+    /// Ends the test if it has ended by itself.
+    pub(crate) fn assert_alive(&mut self) {
+        self.process.as_mut().expect("greypit runs").assert_alive();
+    }
+
+    /// What it has logged so far, over all its starts.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.folder.join("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// GET from its HTTP address: status and body, if it answers.
+    pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect_timeout(&self.addr(), Duration::from_secs(5)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: greypit\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// What `/readyz` says.
+    pub(crate) fn readiness(&self) -> Option<serde_json::Value> {
+        serde_json::from_str(&self.get("/readyz")?.1).ok()
+    }
+
+    /// The sum of a metric over all its labels; none where it does not answer
+    /// or does not know the metric.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics")?;
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']))?;
+            rest.rsplit(' ').next()?.parse::<f64>().ok()
+        });
+        values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
+    }
+
+    /// A command with the config as it is now.
+    pub(crate) fn command(&self, name: &str) -> Command {
+        let config = self.folder.join("greypit.toml");
+        std::fs::write(&config, toml::to_string(&self.config).expect("a config")).expect("write the config");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_greypit"));
+        let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        command.arg("--config").arg(config).arg(name).envs(env).stdin(Stdio::null());
+        command
+    }
+
+    /// `greypit verify`, and what it said on stderr.
+    pub(crate) fn verify(&self) -> (Verdict, String) {
+        let output = self.command("verify").output().expect("greypit starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+        let figure = |name: &str| {
+            let mut figures = text.split_whitespace().filter_map(|word| word.split_once('='));
+            let figure = figures.find(|(found, _)| *found == name).and_then(|(_, value)| value.parse().ok());
+            figure.unwrap_or_else(|| panic!("no {name} in {text:?}\n{complaints}"))
+        };
+        let verdict = Verdict {
+            records: figure("records"),
+            lost: figure("lost"),
+            repeated: figure("repeated"),
+            broken: figure("broken"),
+            objects: figure("objects"),
+        };
+        let exact = (verdict.lost, verdict.repeated, verdict.broken) == (0, 0, 0);
+        assert_eq!(output.status.code(), Some(i32::from(!exact)), "{text}{complaints}");
+        (verdict, complaints)
+    }
+
+    /// `greypit cat`: hands on every line.
+    pub(crate) fn cat(&self, mut each: impl FnMut(&str)) {
+        let mut child = self.command("cat").stdout(Stdio::piped()).spawn().expect("greypit starts");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        lines.for_each(|line| each(&line.expect("records are UTF-8")));
+        assert!(child.wait().expect("a child of ours").success(), "greypit cat failed");
+    }
+}
+
+fn path(path: &Path) -> String {
+    path.to_str().expect("a plain path").to_owned()
+}
