@@ -292,7 +292,8 @@ fn asked(greypit: &Greypit, question: &[&str], expected: &[(i64, String)]) {
     assert_eq!(table, expected, "{question:?}");
     let json = run(greypit.command("top").args(question).arg("--json"));
     let json = json.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
-    let json = json.map(|row| (row["count"].as_i64().expect("a count"), row["value"].as_str().unwrap().to_owned()));
+    let json =
+        json.map(|row| (row["count"].as_i64().expect("a count"), row["value"].as_str().expect("a value").to_owned()));
     assert_eq!(json.collect::<Vec<_>>(), expected, "{question:?} --json");
 }
 
