@@ -1,19 +1,19 @@
 //! `greypit check`: the effective configuration, after all checks that need no network.
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use super::EXIT_USAGE;
+use super::{EXIT_DONE, Stop, end};
 use crate::config::Loaded;
 
 pub(crate) fn run(loaded: &Loaded) -> ExitCode {
-    match toml::to_string_pretty(&loaded.config) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("greypit: the config cannot be printed: {error}");
-            ExitCode::from(EXIT_USAGE)
-        }
-    }
+    end("check", print(loaded, &mut std::io::stdout()))
+}
+
+fn print(loaded: &Loaded, out: &mut impl Write) -> Result<u8, Stop> {
+    let text = toml::to_string_pretty(&loaded.config)
+        .map_err(|error| Stop::Say(format!("the config cannot be printed: {error}")))?;
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(EXIT_DONE)
 }

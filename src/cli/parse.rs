@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use jiff::Timestamp;
 
-use super::EXIT_USAGE;
+use super::{EXIT_DONE, EXIT_NO, Stop, end};
 use crate::collect::record::{Peer, Recorder};
 use crate::collect::syslog::time::parse_zone;
 
@@ -56,82 +56,68 @@ struct Counts {
 
 impl Args {
     pub(crate) fn run(&self) -> ExitCode {
-        let zone = match parse_zone(&self.zone) {
-            Ok(zone) => zone,
-            Err(error) => {
-                eprintln!("greypit: --zone: {error}");
-                return ExitCode::from(EXIT_USAGE);
-            }
-        };
+        end("parse", self.print(&mut BufWriter::with_capacity(256 << 10, io::stdout().lock())))
+    }
+
+    fn print(&self, out: &mut impl Write) -> Result<u8, Stop> {
+        let zone = parse_zone(&self.zone).map_err(|error| Stop::Say(format!("--zone: {error}")))?;
         let mut recorder = match self.format {
             Format::Sendmail => Recorder::new(zone, &self.host),
             Format::Syslog => Recorder::without_mail(zone, &self.host),
         };
-        let mut out = BufWriter::with_capacity(256 << 10, io::stdout().lock());
-        let mut counts = Counts::default();
+        let (mut counts, mut line) = (Counts::default(), Vec::new());
         let stdin = [PathBuf::from("-")];
         let files = if self.files.is_empty() { &stdin[..] } else { &self.files[..] };
         for file in files {
-            let opened: io::Result<Box<dyn Read>> = if file.as_os_str() == "-" {
-                Ok(Box::new(io::stdin().lock()))
-            } else {
-                File::open(file).map(|file| Box::new(file) as Box<dyn Read>)
+            let unreadable = |error: io::Error| Stop::Say(format!("{}: {error}", file.display()));
+            let input: Box<dyn Read> = match file.as_os_str() == "-" {
+                true => Box::new(io::stdin().lock()),
+                false => Box::new(File::open(file).map_err(unreadable)?),
             };
-            let input = match opened {
-                Ok(input) => input,
-                Err(error) => {
-                    eprintln!("greypit: {}: {error}", file.display());
-                    return ExitCode::from(EXIT_USAGE);
-                }
-            };
-            match parse(BufReader::with_capacity(256 << 10, input), &mut recorder, &mut out, &mut counts) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("greypit: {}: {error}", file.display());
-                    return ExitCode::FAILURE;
-                }
+            let mut input = BufReader::with_capacity(256 << 10, input);
+            let received = Timestamp::now();
+            while let Some(line) = next_line(&mut input, &mut line, &mut counts).map_err(unreadable)? {
+                record(line, received, &mut recorder, out, &mut counts)?;
             }
         }
-        if out.flush().is_err() {
-            // The reader has gone, as `head` does.
-            return ExitCode::SUCCESS;
-        }
+        out.flush()?;
         counts.report();
-        if counts.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        Ok(if counts.errors.is_empty() { EXIT_DONE } else { EXIT_NO })
     }
 }
 
-fn parse(
-    mut input: impl BufRead,
+/// Reads a line; of one that is too long, its begin.
+fn next_line<'l>(input: &mut impl BufRead, line: &'l mut Vec<u8>, counts: &mut Counts) -> io::Result<Option<&'l [u8]>> {
+    line.clear();
+    if (&mut *input).take(LINE_BYTES_MAX as u64).read_until(b'\n', line)? == 0 {
+        return Ok(None);
+    }
+    if line.last() != Some(&b'\n') && line.len() == LINE_BYTES_MAX {
+        counts.truncated += 1;
+        input.skip_until(b'\n')?;
+    }
+    Ok(Some(line))
+}
+
+fn record(
+    line: &[u8],
+    received: Timestamp,
     recorder: &mut Recorder,
     out: &mut impl Write,
     counts: &mut Counts,
 ) -> io::Result<()> {
-    let received = Timestamp::now();
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if (&mut input).take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line)? == 0 {
-            return Ok(());
+    let mut written = Ok(());
+    let outcome = recorder.to_records(line, received, Peer::None, &mut |kind, body| {
+        *counts.kinds.entry(kind).or_default() += 1;
+        if written.is_ok() {
+            written = out.write_all(body).and_then(|()| out.write_all(b"\n"));
         }
-        if line.last() != Some(&b'\n') && line.len() == LINE_BYTES_MAX {
-            counts.truncated += 1;
-            input.skip_until(b'\n')?;
-        }
-        let mut written = Ok(());
-        let outcome = recorder.to_records(&line, received, Peer::None, &mut |kind, body| {
-            *counts.kinds.entry(kind).or_default() += 1;
-            if written.is_ok() {
-                written = out.write_all(body).and_then(|()| out.write_all(b"\n"));
-            }
-        });
-        written?;
-        counts.lines += 1;
-        if let Some(reason) = outcome.error {
-            *counts.errors.entry(reason.name()).or_default() += 1;
-        }
+    });
+    counts.lines += 1;
+    if let Some(reason) = outcome.error {
+        *counts.errors.entry(reason.name()).or_default() += 1;
     }
+    written
 }
 
 impl Counts {
@@ -144,5 +130,50 @@ impl Counts {
             words.push(format!("truncated={}", self.truncated));
         }
         eprintln!("{}", words.join(" "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(files: &[&str]) -> Args {
+        let files = files.iter().map(PathBuf::from).collect();
+        Args { format: Format::Sendmail, files, zone: "UTC".into(), host: "localhost".into() }
+    }
+
+    /// A full disk, or a reader that has gone.
+    struct Fails(io::ErrorKind);
+
+    impl Write for Fails {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(self.0.into())
+        }
+    }
+
+    #[test]
+    fn what_is_not_written_is_no_success() {
+        let log = args(&["tests/golden/sendmail/plain.log"]);
+        assert!(matches!(log.print(&mut Vec::new()), Ok(EXIT_DONE)));
+        assert!(matches!(log.print(&mut Fails(io::ErrorKind::StorageFull)), Err(Stop::Say(_))));
+        assert!(matches!(log.print(&mut Fails(io::ErrorKind::BrokenPipe)), Err(Stop::Pipe)));
+        for wrong in ["tests/golden/sendmail/none.log", "tests/golden"] {
+            assert!(matches!(args(&[wrong]).print(&mut Vec::new()), Err(Stop::Say(line)) if line.starts_with(wrong)));
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_cut() {
+        let text = format!("{}\nb\n", "a".repeat(LINE_BYTES_MAX + 5));
+        let (mut input, mut line, mut counts) = (text.as_bytes(), Vec::new(), Counts::default());
+        let mut lengths = Vec::new();
+        while let Some(line) = next_line(&mut input, &mut line, &mut counts).expect("a slice is readable") {
+            lengths.push(line.len());
+        }
+        assert_eq!((lengths, counts.truncated), (vec![LINE_BYTES_MAX, 2], 1));
     }
 }
