@@ -56,19 +56,29 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The top-level keys in which `other` differs, without `log`, which can be changed while running.
-    pub fn changed_parts(&self, other: &Config) -> Vec<&'static str> {
-        let parts = [
-            ("node", self.node != other.node),
-            ("data_dir", self.data_dir != other.data_dir),
-            ("syslog", self.syslog != other.syslog),
-            ("maillog", self.maillog != other.maillog),
-            ("spool", self.spool != other.spool),
-            ("batch", self.batch != other.batch),
-            ("store", self.store != other.store),
-            ("http", self.http != other.http),
-        ];
-        parts.into_iter().filter(|(_, changed)| *changed).map(|(part, _)| part).collect()
+    /// The keys (`batch.window`) in which `other` differs, without `log.level`, which can be changed while running.
+    pub fn changed_keys(&self, other: &Config) -> Vec<String> {
+        let [old, new] = [self, other].map(|config| match Value::try_from(config) {
+            Ok(Value::Table(table)) => table,
+            // A config is a table.
+            _ => Table::new(),
+        });
+        let mut keys = Vec::new();
+        changed(&old, &new, "", &mut keys);
+        keys.retain(|key| key != "log.level");
+        keys
+    }
+}
+
+fn changed(old: &Table, new: &Table, above: &str, keys: &mut Vec<String>) {
+    let added = new.keys().filter(|name| !old.contains_key(*name));
+    for name in old.keys().chain(added) {
+        let key = format!("{above}{name}");
+        match (old.get(name), new.get(name)) {
+            (Some(Value::Table(old)), Some(Value::Table(new))) => changed(old, new, &format!("{key}."), keys),
+            (old, new) if old != new => keys.push(key),
+            _ => {}
+        }
     }
 }
 
@@ -175,7 +185,7 @@ fn parse(path: &Path, text: &str, env: &impl Fn(&str) -> Option<String>) -> Resu
         substitute(value, key, env).map_err(|(key, problem)| at(path, line_of(text, &key), &key, &problem))?;
     }
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
-        let message = error.inner().message().to_owned();
+        let message = error.inner().message().replace("expected a sequence", "expected a list such as [\"…\"]");
         let mut key = error.path().to_string();
         // The path of an unknown key may end at its table.
         if let Some(unknown) = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next())
@@ -292,6 +302,10 @@ mod tests {
                 "\n[store]\nurl = \"s3://${BUCKETS}\"\n",
                 "greypit.toml:3: store.url: the environment variable BUCKETS is not set",
             ),
+            (
+                "[syslog]\nudp = \"127.0.0.1:514\"\n",
+                "greypit.toml:2: syslog.udp: invalid type: string \"127.0.0.1:514\", expected a list such as",
+            ),
             ("[batch\n", "greypit.toml:1:"),
             ("[http]\nlisten = \"x\"\n", "greypit.toml:2: http.listen: 'x' is no address"),
             ("[[maillog]]\npath = \"/var/log/maillog\"\n[[maillog]]\npath = \"\"\n", "greypit.toml:"),
@@ -300,6 +314,16 @@ mod tests {
             assert!(error.starts_with(expected), "{text:?}: {error}");
             assert!(!error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn a_reload_names_the_keys_that_changed() {
+        let old = load("node = \"mx1\"\n[batch]\nwindow = \"5m\"\n[log]\nlevel = \"info\"\n").unwrap();
+        let new = "node = \"mx1\"\n[batch]\nwindow = \"1m\"\nlevel = 7\n[log]\nlevel = \"debug\"\n[[maillog]]\npath = \"/x\"\n";
+        let mut keys = old.changed_keys(&load(new).unwrap());
+        keys.sort();
+        assert_eq!(keys, ["batch.level", "batch.window", "maillog"]);
+        assert!(old.changed_keys(&old).is_empty());
     }
 
     #[test]

@@ -100,7 +100,11 @@ pub async fn bind(config: &Config) -> Result<Option<Http>> {
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(Some(Http { listener })),
         Err(error) => {
-            Err(refuse(format!("cannot listen on {address}: {error}; choose another port, or \"\" for none")))
+            let why = match error.kind() {
+                std::io::ErrorKind::AddrInUse => " (another greypit?)",
+                _ => "",
+            };
+            Err(refuse(format!("cannot listen on {address}: {error}{why}; choose another port, or \"\" for none")))
         }
     }
 }

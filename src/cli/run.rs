@@ -65,7 +65,7 @@ impl Args {
         if let Some(demo) = demo.take() {
             demo.abort();
         }
-        tracing::info!("draining");
+        tracing::info!(at_most = %loaded.config.batch.drain_timeout, "draining");
         match gateway.stop().await {
             Drained::Shipped => tracing::info!("everything is in the store"),
             Drained::Waiting(events) => {
@@ -85,11 +85,11 @@ fn reload(loaded: &Loaded, level: &LevelHandle) {
     if let Err(error) = level.set(&fresh.log) {
         return tracing::error!(%error, "reload: the config is as before");
     }
-    let restart = loaded.config.changed_parts(&fresh);
+    let restart = loaded.config.changed_keys(&fresh);
     if restart.is_empty() {
         tracing::info!("reloaded");
     } else {
-        tracing::warn!(parts = restart.join(", "), "reloaded; changes in these parts need a restart");
+        tracing::warn!(keys = restart.join(", "), "reloaded; what changed in these keys needs a restart");
     }
 }
 
