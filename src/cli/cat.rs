@@ -22,7 +22,7 @@ const CHUNKS_AHEAD: usize = 32;
 #[derive(Args, Clone, Debug)]
 #[command(after_help = format!("Examples:
   greypit cat --kind to --since 1h | jq -r .dest
-  greypit cat s3://mail-archive/mail_logs --since 2026-11-20 --until 2026-11-21 | duckdb -c \"from read_json('/dev/stdin')\"
+  greypit cat s3://mail-archive/mail_logs --since 2026-11-20 --until 2026-11-21 > day.ndjson
   greypit cat to-2026-11-20-12-55-mx1-42.json.bz2
 
 {TIMES_HELP}"))]

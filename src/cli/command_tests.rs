@@ -218,3 +218,12 @@ async fn a_reader_that_has_enough_ends_it_quietly() {
         assert!(matches!(stopped, Err(Stop::Pipe)), "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_time_that_ends_before_it_begins_is_a_mistake() {
+    let archive = Archive::filled().await;
+    for command in ["ls", "cat", "verify"] {
+        let answer = run(&[command, archive.url(), "--since", "1h", "--until", "2h"]).await;
+        assert!(matches!(answer, Err(Stop::Say(line)) if line.contains("--until")), "{command}");
+    }
+}

@@ -9,7 +9,7 @@ use greypit_pipeline::store::Config;
 use serde::Serialize;
 
 use super::reader::{Selected, Source, TIMES_HELP, Window};
-use super::{EXIT_DONE, Stop, end, grouped, printable};
+use super::{EXIT_DONE, Stop, counted, end, grouped, printable};
 
 /// List objects
 #[derive(Args, Clone, Debug)]
@@ -55,7 +55,7 @@ impl Ls {
         out.flush()?;
         if !self.json {
             let bytes = objects.iter().map(|object| object.size).sum();
-            eprintln!("{} objects, {} bytes", grouped(objects.len() as u64), grouped(bytes));
+            eprintln!("{}, {}", counted(objects.len() as u64, "object"), counted(bytes, "byte"));
         }
         Ok(EXIT_DONE)
     }

@@ -147,6 +147,12 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// A count and what it is of: `1 object`, `1,234 objects`.
+pub(crate) fn counted(number: u64, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{} {what}{s}", grouped(number))
+}
+
 /// Text that somebody else wrote, fit for a terminal.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -175,6 +181,7 @@ mod tests {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }
+        assert_eq!([0, 1, 2].map(|n| counted(n, "object")), ["0 objects", "1 object", "2 objects"]);
         assert_eq!(printable("a\u{1b}[2Jb\u{202E}ä"), "a\\u{1b}[2Jb\\u{202e}ä");
     }
 }

@@ -69,6 +69,9 @@ pub(crate) struct Opened {
 impl Source {
     /// Opens the store that the arguments name, else the configured one.
     pub(crate) fn open(&self, configured: Option<Config>) -> Result<Opened, Stop> {
+        if self.since.zip(self.until).is_some_and(|(since, until)| since >= until) {
+            return Err(Stop::Say("--since must be before --until".into()));
+        }
         let (config, only) = self.store_config(configured);
         let say = |error: greypit_pipeline::Error| Stop::Say(error.to_string());
         config.validate().map_err(say)?;

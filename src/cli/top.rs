@@ -12,7 +12,7 @@ use greypit_pipeline::store::Config;
 use serde::Serialize;
 
 use super::reader::{DECOMPRESSED_BYTES_MAX, Fetched, Selection, Source, TIMES_HELP, Take, for_each, pick};
-use super::{EXIT_DONE, EXIT_NO, Stop, end, grouped, printable};
+use super::{EXIT_DONE, EXIT_NO, Stop, counted, end, grouped, printable};
 
 /// How many different values are counted before the answer would take too much memory.
 const VALUES_MAX: usize = 20_000_000;
@@ -84,16 +84,18 @@ impl Top {
         for line in &total.damaged {
             eprintln!("greypit top: {line}");
         }
-        let also =
-            |count: u64, what: &str| if count > 0 { format!(", {} {what}", grouped(count)) } else { String::new() };
-        eprintln!(
-            "{} records in {} objects, {} different values{}{}",
-            grouped(total.records),
-            grouped(object_count),
-            grouped(total.values.len() as u64),
-            also(total.without, &format!("records without '{}'", printable(&self.field))),
-            also(total.broken, "broken lines"),
-        );
+        let field = printable(&self.field);
+        let mut summary = vec![
+            format!("{} in {}", counted(total.records, "record"), counted(object_count, "object")),
+            counted(total.values.len() as u64, "different value"),
+        ];
+        if total.without > 0 {
+            summary.push(format!("{} without '{field}'", counted(total.without, "record")));
+        }
+        if total.broken > 0 {
+            summary.push(counted(total.broken, "broken line"));
+        }
+        eprintln!("{}", summary.join(", "));
         Ok(if total.damaged.is_empty() { EXIT_DONE } else { EXIT_NO })
     }
 }

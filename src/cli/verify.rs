@@ -68,6 +68,10 @@ impl Verify {
     pub(crate) async fn prove(self, store: Option<Config>, out: &mut impl Write) -> Result<u8, Stop> {
         let opened = self.source.open(store)?;
         let objects = opened.objects().await?;
+        if objects.is_empty() {
+            // Nothing is lost there, but it may be the wrong place.
+            eprintln!("greypit verify: no objects in {}", printable(&opened.store.url()));
+        }
         let mut ids = Ids::new();
         let mut damaged = Vec::new();
         for_each(&opened.store, objects, true, read, |(found, damage): (Ids, Option<String>)| {
