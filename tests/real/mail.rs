@@ -7,6 +7,7 @@ mod support;
 
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use support::greypit::Greypit;
@@ -42,8 +43,7 @@ fn the_stores_hold_what_the_logs_say() {
     by_file.start();
 
     let bulk = send_everything(&mut hosts);
-    hosts.iter_mut().for_each(|host| host.mail.stop());
-    hosts.iter().for_each(|host| drop(host.syslog.wait_for_lines(1, "stopping daemon")));
+    hosts.iter_mut().for_each(Host::stop);
     let lines: Vec<String> = hosts.iter().flat_map(Host::lines).collect();
     let expected = records_of(lines.iter().map(String::as_str));
     holds_what_was_sent(&expected, &bulk);
@@ -102,6 +102,15 @@ impl Host {
         let mail = Sendmail::start(Setup::mx(number), net, &syslog);
         let aside = syslog.file().with_extension("1");
         Self { mail, syslog, aside }
+    }
+
+    /// Ends the mail server and waits for its last line, whichever of its
+    /// processes wrote that: rsyslogd takes lines in order.
+    fn stop(&mut self) {
+        self.mail.stop();
+        let log = UnixDatagram::unbound().expect("a socket");
+        log.send_to(b"<22>Nov 20 12:55:00 sm-mta[1]: the log ends", self.syslog.socket()).expect("rsyslogd reads");
+        self.syslog.wait_for_lines(1, "the log ends");
     }
 
     /// All lines of its log, those of the rotated file first.
