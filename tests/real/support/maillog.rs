@@ -93,10 +93,11 @@ impl Log {
             std::thread::sleep(self.random.millis(0..30));
             self.file.write_all(parts.1).expect("write the log");
         }
-        std::thread::sleep(self.random.millis(5..80));
+        std::thread::sleep(self.random.millis(5..50));
         self.until_rotation -= 1;
         if self.until_rotation == 0 {
-            self.until_rotation = self.random.within(30..160);
+            let soon = self.random.chance(25);
+            self.until_rotation = if soon { self.random.within(1..4) } else { self.random.within(40..160) };
             self.rotate();
         }
     }
