@@ -502,8 +502,8 @@ impl<'p> Life<'p> {
 #[derive(Debug, Default)]
 struct Ledger {
     generation: u64,
-    /// Cuts that are not done: kind and first number, and the key.
-    open: BTreeMap<(String, String), String>,
+    /// The keys of cuts that are not done, by kind and first number.
+    open: BTreeMap<String, String>,
     /// Whether the last change was a DONE.
     last_was_done: bool,
 }
@@ -520,7 +520,7 @@ impl Ledger {
         Self { generation, open, last_was_done }
     }
 
-    fn slot(slot: &[u8]) -> Option<(u64, BTreeMap<(String, String), String>)> {
+    fn slot(slot: &[u8]) -> Option<(u64, BTreeMap<String, String>)> {
         let (head, rest) = slot.split_at_checked(24)?;
         let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let state = rest.get(..number(16) as usize)?;
@@ -534,7 +534,7 @@ impl Ledger {
         let mut open = BTreeMap::new();
         for (kind, state) in state["kinds"].as_object()? {
             for (first, cut) in state["open"].as_object()? {
-                open.insert((kind.clone(), first.clone()), cut["key"].as_str()?.to_owned());
+                open.insert(format!("{kind} {first}"), cut["key"].as_str()?.to_owned());
             }
         }
         Some((u64::from(number(8)) | u64::from(number(12)) << 32, open))
