@@ -1,6 +1,7 @@
 //! Random numbers that a seed repeats (SplitMix64).
 
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, Clone)]
@@ -42,10 +43,12 @@ impl Random {
     }
 }
 
-/// The seed that the variable gives, else one from the clock.
+/// The seed that the variable gives, else one from the clock, the same for all
+/// tests of a program.
 pub(crate) fn seed(variable: &str) -> u64 {
-    match std::env::var(variable) {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    *SEED.get_or_init(|| match std::env::var(variable) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")),
         Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64),
-    }
+    })
 }
