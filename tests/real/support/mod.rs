@@ -14,14 +14,17 @@
 #![allow(dead_code)]
 
 pub(crate) mod greypit;
+pub(crate) mod maillog;
 pub(crate) mod net;
 pub(crate) mod proxy;
+pub(crate) mod random;
 pub(crate) mod reading;
 pub(crate) mod rsyslog;
 pub(crate) mod s3;
 pub(crate) mod sendmail;
 pub(crate) mod smtp;
 pub(crate) mod traffic;
+pub(crate) mod watch;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -41,6 +41,11 @@ impl S3Server {
         format!("http://{}", self.addr())
     }
 
+    /// Where the server keeps the bucket: an object is a file at its key.
+    pub(crate) fn bucket(&self) -> PathBuf {
+        self.folder.join("data").join(Self::BUCKET)
+    }
+
     /// The environment that gives the AWS credential chain of a child process
     /// this server's credentials and nothing else.
     pub(crate) fn env(&self) -> [(&'static str, &'static str); 5] {
