@@ -137,6 +137,11 @@ impl Loaded {
         Ok(loaded)
     }
 
+    /// Whether there is a config file.
+    pub fn is_from_file(&self) -> bool {
+        self.source.is_some()
+    }
+
     /// Reads the same file again.
     ///
     /// # Errors

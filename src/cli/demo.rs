@@ -1,19 +1,20 @@
 //! `greypit run --demo`: plays a sample of mail-server syslog into the gateway's own sockets and shows what comes out.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use greypit_pipeline::Kind;
 use greypit_pipeline::codec::Decoder;
 use greypit_pipeline::object::{Line, Lines};
-use greypit_pipeline::store::Store;
+use greypit_pipeline::store::{self, Store};
 use greypit_pipeline::units::Span;
 use jiff::Zoned;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::top::Top;
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 
 /// Messages played; each makes one `from=` line and one or more `to=` recipients.
 const MESSAGES: usize = 2000;
@@ -21,9 +22,17 @@ const MESSAGES: usize = 2000;
 /// How long objects may take to appear before the demo says that something is wrong.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A demo shows its objects within seconds, whatever the config says.
-pub(crate) fn configure(config: &mut Config) {
+/// A demo shows its objects within seconds, and keeps its invented records out of a configured spool and store.
+pub(crate) fn configure(loaded: &mut Loaded) {
+    let configured = loaded.is_from_file();
+    let config = &mut loaded.config;
     config.batch.window = Span::seconds(2);
+    if configured {
+        config.data_dir = config.data_dir.join("demo");
+        config.maillog.clear();
+        config.store =
+            store::Config { url: config.data_dir.join("objects").display().to_string(), ..Default::default() };
+    }
 }
 
 /// Sends the sample and prints what the store holds of it.
@@ -91,24 +100,31 @@ async fn count(store: &Store) -> Result<u64, String> {
 
 async fn report(config: &Config, addresses: &[String], store: &Store) -> Result<(), String> {
     let objects = store.list("").await.map_err(|error| error.to_string())?;
-    println!("\nObjects in {}:", place(store));
+    say(&format!("\nObjects in {}:", place(store)));
     for object in objects.iter().rev().take(6).rev() {
-        println!("  {} ({} bytes)", object.key, object.size);
+        say(&format!("  {} ({} bytes)", object.key, object.size));
     }
     for (title, field, kind, n) in [("10 recipients", "dest", "to", 10), ("3 mail servers", "mailserver", "from", 3)] {
-        println!("\nTop {title} (greypit top {field} --kind {kind} -n {n}):");
+        say(&format!("\nTop {title} (greypit top {field} --kind {kind} -n {n}):"));
         Top::new(field, Kind::new(kind), n).run(Some(config.store.clone())).await;
     }
-    println!("\nListening on:");
+    say("\nListening on:");
     for address in addresses {
-        println!("  {address}");
+        say(&format!("  {address}"));
     }
     let greypit = std::env::current_exe().map_or_else(|_| "greypit".into(), |path| path.display().to_string());
-    println!("\nTry:  {greypit} verify {}", place(store));
-    println!("      logger --server 127.0.0.1 --port 5514 --tcp hello");
-    println!("      curl http://{}/readyz", config.http.listen);
-    println!("Ctrl-C ends.");
+    say(&format!("\nTry:  {greypit} verify {}", place(store)));
+    let http = addresses.iter().find_map(|line| line.strip_prefix("http ")?.split(' ').next());
+    if let Some(http) = http {
+        say(&format!("      curl http://{http}/readyz"));
+    }
+    say("Ctrl-C ends.");
     Ok(())
+}
+
+/// The demo goes on when nobody reads what it says.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn place(store: &Store) -> String {

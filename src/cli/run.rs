@@ -19,7 +19,8 @@ Signals: SIGTERM and SIGINT drain and end; SIGHUP reads the log level again.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Play a sample of mail-server syslog into the gateway's own sockets and show what comes out
+    /// Play a sample of mail-server syslog into the gateway's own sockets and show what comes out; with a config, under
+    /// the folder `demo` in its data_dir
     #[arg(long)]
     demo: bool,
 }
@@ -27,7 +28,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self, mut loaded: Loaded) -> ExitCode {
         if self.demo {
-            demo::configure(&mut loaded.config);
+            demo::configure(&mut loaded);
         }
         let level = match logging::start(&loaded.config.log) {
             Ok(level) => level,
