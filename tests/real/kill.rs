@@ -28,7 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const HITS_MIN: u64 = 3;
 /// More kills than asked for, until it was.
 const MORE_MAX: u64 = 60;
-/// A DONE this recent is still being followed by the deletion of segments.
+/// What was written this recently is still being fsynced, or followed by what
+/// comes next.
 const JUST_NOW: Duration = Duration::from_millis(25);
 
 #[test]
@@ -99,12 +100,13 @@ fn kills() -> u64 {
     std::env::var("GREYPIT_KILLS").map_or(240, |text| text.parse().expect("GREYPIT_KILLS is a number"))
 }
 
-/// Where a kill fell: the last durable step before it.
+/// Where a kill fell: by the last durable step before it, and, since records
+/// arrive at any time, in `Spool` besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     /// Not running yet: recovery.
     Start,
-    /// Nothing was cut or shipped for a while: records go to the spool.
+    /// Records had just been written to the spool.
     Spool,
     /// A batch was cut, its upload had not begun.
     CutToUpload,
@@ -114,9 +116,12 @@ enum Phase {
     StoredToDone,
     /// The ledger had just said so: segments are being deleted.
     DoneToDelete,
+    /// Nothing was being shipped.
+    Waiting,
 }
 
 impl Phase {
+    /// Those that must be hit.
     const ALL: [Self; 6] =
         [Self::Start, Self::Spool, Self::CutToUpload, Self::Upload, Self::StoredToDone, Self::DoneToDelete];
 }
@@ -130,6 +135,7 @@ impl fmt::Display for Phase {
             Self::Upload => "upload",
             Self::StoredToDone => "stored to DONE",
             Self::DoneToDelete => "DONE to delete",
+            Self::Waiting => "nothing to ship",
         })
     }
 }
@@ -164,6 +170,8 @@ struct Run {
     random: Random,
     greypit: Greypit,
     writer: Writer,
+    kills: u64,
+    /// A kill may fall into two.
     phases: BTreeMap<Phase, u64>,
     /// Kills that left cuts open.
     left_open: u64,
@@ -192,6 +200,7 @@ impl Run {
             random,
             greypit,
             writer,
+            kills: 0,
             phases,
             left_open: 0,
             objects: HashSet::new(),
@@ -232,11 +241,11 @@ impl Run {
             let at = |sight| Moment::At(sight, 1, Duration::ZERO);
             let moment = match self.random.pick(&rare) {
                 Phase::Start => Moment::After(self.random.millis(0..60)),
-                Phase::Spool => Moment::After(self.random.millis(200..600)),
+                Phase::Spool => Moment::At(Sight::SegmentWritten, 5, Duration::ZERO),
                 Phase::CutToUpload => at(Sight::LedgerWritten),
                 Phase::Upload => at(Sight::UploadBegun),
                 Phase::StoredToDone => at(Sight::ObjectStored),
-                Phase::DoneToDelete => at(Sight::SegmentGone),
+                Phase::DoneToDelete | Phase::Waiting => at(Sight::SegmentGone),
             };
             life(self, moment);
         }
@@ -310,8 +319,11 @@ impl Run {
         let killed = SystemTime::now();
         self.greypit.kill();
         life.look();
-        let phase = life.phase(&self.greypit, killed);
-        *self.phases.entry(phase).or_default() += 1;
+        self.kills += 1;
+        let spool = life.just_spooled(killed).then_some(Phase::Spool);
+        for phase in [life.phase(&self.greypit, killed)].into_iter().chain(spool) {
+            *self.phases.entry(phase).or_default() += 1;
+        }
         self.left_open += u64::from(!Ledger::read(&self.greypit.spool()).open.is_empty());
         for object in life.objects_stored {
             assert!(self.objects.insert(object.clone()), "stored twice: {}", object.display());
@@ -330,7 +342,6 @@ impl Run {
             caught_up.then_some(())
         });
         greypit.terminate();
-        let kills: u64 = self.phases.values().sum();
         let (verdict, complaints) = greypit.verify();
         let mut found = Records::new();
         greypit.cat(|line| {
@@ -339,9 +350,10 @@ impl Run {
         });
 
         let mut report = format!(
-            "kill {}: {kills} kills{}, {} with cuts left open; {} lines, {} rotations, {} records in {} objects, \
+            "kill {}: {} kills{}, {} with cuts left open; {} lines, {} rotations, {} records in {} objects, \
              lost={} repeated={}; {:.0} s, GREYPIT_KILL_SEED={}\n",
             self.name,
+            self.kills,
             self.notes,
             self.left_open,
             written.lines,
@@ -353,7 +365,7 @@ impl Run {
             self.began.elapsed().as_secs_f64(),
             self.seed,
         );
-        for phase in Phase::ALL {
+        for phase in Phase::ALL.into_iter().chain([Phase::Waiting]) {
             report += &format!("  {phase:<15} {:>5}\n", hits(&self.phases, phase));
         }
         // Not by a macro: the figures are to be seen where all is well, too.
@@ -370,6 +382,11 @@ impl Run {
 
 fn hits(phases: &BTreeMap<Phase, u64>, phase: Phase) -> u64 {
     *phases.get(&phase).unwrap_or(&0)
+}
+
+/// By the clock of the file system, which may be a tick ahead.
+fn is_just_before(written: SystemTime, killed: SystemTime) -> bool {
+    killed.duration_since(written).unwrap_or_default() <= JUST_NOW
 }
 
 /// Where the records that were found are not those of the log.
@@ -503,17 +520,27 @@ impl<'p> Life<'p> {
         }
         let runs = greypit.log()[self.log_before..].contains("greypit runs");
         if changed && ledger.last_was_done {
-            let written = std::fs::metadata(self.spool.join("ledger")).and_then(|file| file.modified());
-            let age = written.ok().and_then(|written| killed.duration_since(written).ok()).unwrap_or_default();
-            if age <= JUST_NOW {
+            let ledger = std::fs::metadata(self.spool.join("ledger")).and_then(|file| file.modified());
+            if ledger.is_ok_and(|written| is_just_before(written, killed)) {
                 return Phase::DoneToDelete;
             }
         }
         match (ledger.open.is_empty(), runs) {
             (false, _) if changed || runs => Phase::CutToUpload,
             (_, false) => Phase::Start,
-            _ => Phase::Spool,
+            _ => Phase::Waiting,
         }
+    }
+
+    /// Whether records had been written to the spool the moment before.
+    fn just_spooled(&self, killed: SystemTime) -> bool {
+        let files = std::fs::read_dir(&self.spool).into_iter().flatten().flatten().map(|entry| entry.path());
+        let newest = files.filter(|path| path.extension().is_some_and(|ending| ending == "seg")).max();
+        let Some(Ok(newest)) = newest.map(std::fs::metadata) else { return false };
+        let Ok(written) = newest.modified() else { return false };
+        // A segment's head is written as it is made, records later.
+        let has_records = newest.created().map_or(true, |made| written > made + Duration::from_millis(10));
+        has_records && is_just_before(written, killed)
     }
 
     /// The store has the keys in a folder of the same names, S3 below a prefix.
