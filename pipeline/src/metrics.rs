@@ -75,7 +75,7 @@ impl Metrics {
             spool_queue_max_bytes: gauge("spool_queue_max_bytes", "The limit spool.queue_bytes")?,
             spool_damaged_frames: counter("spool_damaged_frames_total", "Places in the spool that could not be read")?,
             spool_torn_bytes: counter("spool_torn_bytes_total", "Bytes of unacknowledged writes cut off at start")?,
-            waiting_events: gauge("waiting_events", "Durable events that are not being shipped yet")?,
+            waiting_events: gauge("waiting_events", "Durable events that are not in the store yet")?,
             waiting_batches: gauge("waiting_batches", "Complete batches that wait for a free worker")?,
             oldest_event_age_seconds: gauge("oldest_event_age_seconds", "Age of the oldest event not in the store")?,
             ship_events: counters("ship_events_total", "Events in the store", &["kind"])?,

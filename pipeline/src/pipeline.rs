@@ -151,6 +151,7 @@ impl Pipeline {
     /// [`Submit`] must have been dropped, or this waits for them.
     pub async fn drain(self) -> Drained {
         let Pipeline { submit, writer, mut shipper, drain_timeout, shared, .. } = self;
+        shared.draining.store(true, std::sync::atomic::Ordering::Release);
         drop(submit);
         // The thread ends with its last sender.
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;

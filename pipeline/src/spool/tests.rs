@@ -216,3 +216,36 @@ fn segments_end_at_their_size_and_go_when_they_are_done() {
     let (_, _, recovered) = open(folder.path());
     assert_eq!(recovered.next_seqs[&TO], 503, "numbers go on though the old segments are gone");
 }
+
+/// A life of a spool that is at its limit from the first byte, until it is drained.
+fn full_life(folder: &Path) -> Arc<Shared> {
+    // Below what validate() allows, so that nothing ever fits.
+    let config = Config { max_bytes: Size(1), ..Config::default() };
+    let (_, planner, mut recovered) = open(folder);
+    let segments = Segments::new(folder, std::mem::take(&mut recovered.segments));
+    let shared = Arc::new(Shared::new(segments, planner));
+    let (door, queue) = Submit::new(1 << 20);
+    let (health, metrics) = (Health::new(), Metrics::new(&prometheus::Registry::new()).unwrap());
+    let writer = Writer::new(folder, config, true, queue, recovered, shared.clone(), health.clone(), metrics);
+    let thread = std::thread::spawn(move || writer.run());
+    door.try_submit(group(0..9)).unwrap();
+    for _ in 0..40 {
+        std::thread::sleep(Duration::from_millis(20));
+        let spool = health.parts().remove("spool");
+        let held = matches!(spool, Some(crate::health::State::Held { .. }));
+        assert!(held || spool.is_none(), "it never looks ready in between: {spool:?}");
+    }
+    assert!(!health.is_ready());
+    assert_eq!(shared.unshipped_events(), 0, "nothing is taken");
+    shared.draining.store(true, std::sync::atomic::Ordering::Release);
+    drop(door);
+    thread.join().unwrap();
+    shared
+}
+
+#[test]
+fn a_spool_at_its_limit_says_so_and_ends_with_what_is_queued_written() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(full_life(folder.path()).unshipped_events(), 9);
+    assert_eq!(content(folder.path()), expected(0..9));
+}

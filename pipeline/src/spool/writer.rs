@@ -1,12 +1,13 @@
 //! The spool's one writing thread: takes groups from the queue, numbers them, appends, fsyncs, tells the planner.
 //!
-//! Groups stay in memory until they are fsynced. When a write or an fsync fails, the segment is abandoned at its last
-//! durable byte and everything after it is written again, with the same numbers, to a new segment: a failed fsync says
-//! nothing about which pages reached the disk, so they are not trusted again.
+//! Groups stay in memory until they are fsynced. When a write or an fsync fails, the segment is cut off behind its last
+//! durable byte and everything after it is written again, with the same numbers: to the same segment after a failed
+//! write, to a new one after a failed fsync, which says nothing about which pages reached the disk, so they are not
+//! trusted again.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     planner: Mutex<Planner>,
     /// Rung when a batch is ready or the writer has ended.
     pub(crate) ready: Notify,
+    /// The pipeline is being drained: what is queued is all that comes, and is written even beyond `spool.max_bytes`.
+    pub(crate) draining: AtomicBool,
     /// The writer has ended: nothing will be added.
     pub(crate) ended: AtomicBool,
     /// Everything in the newest segment is in the store: it may be ended so that it can be deleted.
@@ -56,6 +59,7 @@ impl Shared {
             segments: Mutex::new(segments),
             planner: Mutex::new(planner),
             ready: Notify::new(),
+            draining: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             newest_is_done: AtomicBool::new(false),
             in_flight: Mutex::default(),
@@ -214,7 +218,9 @@ impl Writer {
     }
 
     fn turn(&mut self) -> Turn {
-        let work = if self.is_full() {
+        let full = self.is_full() && !self.shared.draining.load(Ordering::Acquire);
+        let work = if full {
+            self.hold_back();
             self.make_room();
             std::thread::sleep(TICK);
             Ok(Turn::Go)
@@ -233,7 +239,12 @@ impl Writer {
             Ok(turn)
         });
         match result {
-            Ok(turn) => turn,
+            Ok(turn) => {
+                if !full {
+                    self.health.ok("spool");
+                }
+                turn
+            }
             Err(error) => {
                 self.fail(&error);
                 self.make_room();
@@ -267,9 +278,8 @@ impl Writer {
 
     /// Waits for groups and writes what there is.
     fn take_and_write(&mut self) -> Result<Turn> {
-        if self.written < self.pending.len() {
-            self.write_pending()?;
-        }
+        // Also where nothing is pending: a disk that has room again is noticed without an event.
+        self.write_pending()?;
         let due = self.oldest_unsynced.map_or(TICK, |since| self.interval().saturating_sub(since.elapsed()));
         let first = match self.queue.recv_timeout(due) {
             Ok(message) => message,
@@ -361,7 +371,8 @@ impl Writer {
         }
         drop(planner);
         self.durable_seqs.clone_from(&self.next_seqs);
-        for pending in self.pending.drain(..) {
+        // While the spool is full there may be some that a failed write left unwritten.
+        for pending in self.pending.drain(..self.written) {
             for Checkpoint { source, state } in pending.group.checkpoints {
                 if state.is_empty() {
                     self.checkpoints.remove(&source);
@@ -371,12 +382,13 @@ impl Writer {
             }
         }
         self.written = 0;
-        self.oldest_unsynced = None;
-        for barrier in self.barriers.drain(..) {
-            // The one who asked may have gone.
-            let _ = barrier.send(());
+        if self.pending.is_empty() {
+            self.oldest_unsynced = None;
+            for barrier in self.barriers.drain(..) {
+                // The one who asked may have gone.
+                let _ = barrier.send(());
+            }
         }
-        self.health.ok("spool");
         Ok(())
     }
 
@@ -446,13 +458,19 @@ impl Writer {
         made
     }
 
-    /// Gives up the current segment behind its last durable byte; what was not durable is written again later.
+    /// Cuts the current segment off behind its last durable byte; what was not durable is written again later.
     fn fail(&mut self, error: &Error) {
         self.metrics.spool_error(reason(error), 1);
         self.health.held("spool", error.to_string());
-        if let Some(segment) = self.segment.take() {
-            // If this fails too, the next segment's snapshot says that the bytes do not count.
-            let _ = segment.file.set_len(segment.durable);
+        if let Some(mut segment) = self.segment.take() {
+            let cut = segment.file.set_len(segment.durable);
+            let cut = cut.and_then(|()| segment.file.seek(SeekFrom::Start(segment.durable)));
+            // If this fails too, the next segment's snapshot says that the bytes do not count. After a mere write it
+            // goes on here: a disk that is full for a night must not be given a new segment four times a second.
+            if cut.is_ok() && matches!(error, Error::Io { operation: "write", .. }) {
+                segment.len = segment.durable;
+                self.segment = Some(segment);
+            }
         }
         self.next_seqs.clone_from(&self.durable_seqs);
         self.runs.clear();
@@ -460,19 +478,15 @@ impl Writer {
     }
 
     /// Whether `spool.max_bytes` is reached.
-    fn is_full(&mut self) -> bool {
-        let (disk, limit) = (self.shared.segments().disk_bytes(), self.config.max_bytes.0);
+    fn is_full(&self) -> bool {
+        let disk = self.shared.segments().disk_bytes();
         let unsynced = self.segment.as_ref().map_or(0, |segment| segment.len - segment.durable);
-        let full = disk + unsynced + WRITE_BYTES as u64 >= limit;
-        if full {
-            self.health.held(
-                "spool",
-                format!("spool.max_bytes = \"{}\" is reached; waiting for the store", self.config.max_bytes),
-            );
-        } else if self.segment.is_some() {
-            self.health.ok("spool");
-        }
-        full
+        disk + unsynced + WRITE_BYTES as u64 >= self.config.max_bytes.0
+    }
+
+    fn hold_back(&self) {
+        let limit = self.config.max_bytes;
+        self.health.held("spool", format!("spool.max_bytes = \"{limit}\" is reached; waiting for the store"));
     }
 
     /// Lets the shipper have everything, and ends the segment, so that room can be made.
@@ -494,11 +508,12 @@ impl Writer {
         if planner.has_ready() {
             self.shared.ready.notify_one();
         }
-        self.metrics.waiting_events.set(planner.waiting_events() as i64);
         self.metrics.waiting_batches.set(planner.ready_batches() as i64);
-        let oldest_us =
-            self.shared.in_flight().values().map(|(_, oldest_us)| *oldest_us).chain(planner.oldest_us()).min();
-        drop(planner);
+        let in_flight = self.shared.in_flight();
+        let in_flight_events: u64 = in_flight.values().map(|(events, _)| events).sum();
+        self.metrics.waiting_events.set((planner.waiting_events() + in_flight_events) as i64);
+        let oldest_us = in_flight.values().map(|(_, oldest_us)| *oldest_us).chain(planner.oldest_us()).min();
+        drop((in_flight, planner));
         let age_us = oldest_us.map_or(0, |oldest_us| (now_us - oldest_us).max(0));
         self.metrics.oldest_event_age_seconds.set(age_us / 1_000_000);
         let segments = self.shared.segments();
@@ -518,4 +533,39 @@ fn reason(error: &Error) -> &'static str {
 /// The wall clock, in microseconds since 1970.
 pub(crate) fn now_us() -> i64 {
     jiff::Timestamp::now().as_microsecond()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::submit::Submit;
+    use crate::units::Size;
+
+    #[test]
+    fn what_a_failed_write_left_unwritten_is_kept_while_the_spool_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let (planner, health) = (crate::batch::Planner::new(Duration::from_secs(300), 1 << 30, 0), Health::new());
+        let shared = Arc::new(Shared::new(Segments::new(folder.path(), BTreeMap::new()), planner));
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let (door, queue) = Submit::new(1 << 20);
+        let found = Recovered { next_segment: 1, ..Recovered::default() };
+        // Below what validate() allows: full from the first byte.
+        let config = Config { max_bytes: Size(1), sync: Sync::Each, ..Config::default() };
+        let mut writer = Writer::new(folder.path(), config, true, queue, found, shared, health.clone(), metrics);
+        let mut group = Group::new();
+        group.push(Kind::new("to"), b"{}").unwrap();
+        group.set_checkpoint("file", b"1".to_vec());
+        door.try_submit(group).unwrap();
+        writer.fail(&Error::io("write", folder.path())(std::io::ErrorKind::StorageFull.into()));
+        assert!(matches!(writer.wait_for_the_disk(), Turn::Go));
+        assert!(matches!(writer.turn(), Turn::Go));
+        assert_eq!((writer.pending.len(), writer.checkpoints.len()), (1, 0));
+        assert!(!health.is_ready());
+
+        writer.config.max_bytes = Config::default().max_bytes;
+        drop(door);
+        writer.run();
+        assert!(health.is_ready());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "one segment and the reserve");
+    }
 }
