@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use greypit_pipeline::health::State;
 use greypit_pipeline::store::Store;
 use greypit_pipeline::{Drained, Health, Metrics, Parts, Pipeline};
 use prometheus::Registry;
@@ -22,11 +23,16 @@ use crate::process;
 /// How long the first try of the store may take before greypit starts without it.
 const STORE_CHECK: Duration = Duration::from_secs(10);
 
+/// How often a store that was away at the start is asked again.
+const STORE_CHECK_AGAIN: Duration = Duration::from_secs(5);
+
 /// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {
     pipeline: Pipeline,
     collectors: Vec<JoinHandle<()>>,
+    /// Where the store was away at the start.
+    store_waits: Option<JoinHandle<()>>,
     http: Option<JoinHandle<()>>,
     stop_collecting: CancellationToken,
     stop_http: CancellationToken,
@@ -47,7 +53,7 @@ impl Gateway {
         process::register(&registry).map_err(|error| locate(taken(&error)))?;
 
         let store = Store::open(&config.store).map_err(locate)?;
-        try_store(&store, &health).await.map_err(locate)?;
+        let store_problem = try_store(&store, &health).await.map_err(locate)?;
         let http = http::bind(&config.http).await.map_err(locate)?;
         let sockets = syslog::bind(&config.syslog).map_err(locate)?;
         let mut addresses = sockets.addresses();
@@ -65,12 +71,16 @@ impl Gateway {
             metrics,
             health: health.clone(),
         });
-        let pipeline = pipeline.map_err(locate)?;
+        let pipeline = pipeline.map_err(|error| locate(of_data_dir(error)))?;
 
         let (stop_collecting, stop_http) = (CancellationToken::new(), CancellationToken::new());
         let observe = Arc::new(pipeline.observer());
         // Bound, or this would not have been reached.
         health.ok("syslog");
+        let store_waits = store_problem.map(|problem| {
+            let (store, health) = (store.clone(), health.clone());
+            tokio::spawn(async move { wait_for_store(&store, &health, problem).await })
+        });
         let sources = http::Sources { registry: registry.clone(), health: health.clone(), observe };
         let http = http.map(|http| tokio::spawn(http.serve(sources, stop_http.clone())));
 
@@ -85,7 +95,7 @@ impl Gateway {
             collectors.push(tail.map_err(locate)?);
             health.ok("maillog");
         }
-        Ok(Gateway { pipeline, collectors, http, stop_collecting, stop_http, addresses, store })
+        Ok(Gateway { pipeline, collectors, store_waits, http, stop_collecting, stop_http, addresses, store })
     }
 
     /// What it listens on and follows, a line each.
@@ -106,6 +116,9 @@ impl Gateway {
                 tracing::error!(%error, "a collector ended badly");
             }
         }
+        if let Some(store_waits) = self.store_waits {
+            store_waits.abort();
+        }
         let drained = self.pipeline.drain().await;
         self.stop_http.cancel();
         if let Some(http) = self.http {
@@ -116,11 +129,12 @@ impl Gateway {
 }
 
 /// A bucket that is not there is a mistake in the config; a store that cannot be reached now is not.
-async fn try_store(store: &Store, health: &Health) -> greypit_pipeline::Result<()> {
+/// Gives the problem of the latter.
+async fn try_store(store: &Store, health: &Health) -> greypit_pipeline::Result<Option<String>> {
     let problem = match tokio::time::timeout(STORE_CHECK, store.check()).await {
         Ok(Ok(())) => {
             health.ok("store");
-            return Ok(());
+            return Ok(None);
         }
         Ok(Err(error)) if error.is_config() => {
             return Err(greypit_pipeline::Error::Config { key: "store.url".into(), problem: error.to_string() });
@@ -128,8 +142,38 @@ async fn try_store(store: &Store, health: &Health) -> greypit_pipeline::Result<(
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("{} does not answer", store.url()),
     };
-    health.held("store", problem);
-    Ok(())
+    health.held("store", problem.clone());
+    Ok(Some(problem))
+}
+
+/// Asks a store that was away at the start until it answers: shipping does too, but only once there is something to
+/// ship, and until then it would look held back. Ends as soon as shipping has its own word on the board.
+async fn wait_for_store(store: &Store, health: &Health, mut problem: String) {
+    loop {
+        tokio::time::sleep(STORE_CHECK_AGAIN).await;
+        let asked = tokio::time::timeout(STORE_CHECK, store.check()).await;
+        match health.parts().get("store") {
+            Some(State::Held { reason, .. }) if *reason == problem => {}
+            _ => return,
+        }
+        problem = match asked {
+            Ok(Ok(())) => return health.ok("store"),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => continue,
+        };
+        health.held("store", problem.clone());
+    }
+}
+
+/// A folder that cannot be used is a mistake in the config, or one that the config mends.
+fn of_data_dir(error: greypit_pipeline::Error) -> greypit_pipeline::Error {
+    match error {
+        greypit_pipeline::Error::Io { .. } => {
+            let problem = format!("{error}; let this user write there, or choose another folder on a local disk");
+            greypit_pipeline::Error::Config { key: "data_dir".into(), problem }
+        }
+        error => error,
+    }
 }
 
 fn taken(error: &prometheus::Error) -> greypit_pipeline::Error {
