@@ -6,7 +6,7 @@
 # of that. The tests find them under $GREYPIT_CACHE/parts/debian.
 
 BUILD_PACKAGES=(gcc libc6-dev make curl openssl ca-certificates procps)
-PART_PACKAGES=(sendmail-bin sendmail-cf rsyslog postfix m4)
+PART_PACKAGES=(sendmail-bin sendmail-cf rsyslog postfix m4 libfaketime)
 
 debian_root=$GREYPIT_CACHE/parts/debian
 apt_options=(-qq -o APT::Sandbox::User=root -o DPkg::Lock::Timeout=120)
@@ -72,11 +72,19 @@ download_and_unpack() {
     done >"$root/packages"
 }
 
+# Whether an earlier run unpacked every package that is wanted now.
+all_unpacked() {
+    local package
+    for package in "${PART_PACKAGES[@]}"; do
+        awk -v name="$package" '$1 == name { found = 1 } END { exit !found }' "$debian_root/packages" 2>/dev/null || return
+    done
+}
+
 unpack_debian_parts() {
     if ! command -v apt-get >/dev/null; then
         without 'this is not Debian' || return
     fi
-    if [ ! -e "$debian_root/packages" ]; then
+    if ! all_unpacked; then
         local scratch
         scratch=$(mktemp -d "$GREYPIT_CACHE/unpack.XXXXXX")
         mkdir -p "$scratch/debs" "$scratch/root" "$GREYPIT_CACHE/parts"
@@ -103,7 +111,7 @@ check_debian_parts() {
             without "$program lacks a library" || return
         fi
     done
-    for name in sendmail-bin rsyslog postfix; do
+    for name in sendmail-bin rsyslog postfix libfaketime; do
         part_versions+=("$(awk -v name="$name" '$1 == name { print $1, $2 }' "$debian_root/packages")")
     done
     echo "unpacked: ${part_versions[*]}"
@@ -113,6 +121,6 @@ check_debian_parts() {
     if ! unshare --mount --uts --pid --fork --kill-child --mount-proc true; then
         without 'no private namespaces here (unshare)' || return
     fi
-    exercised "${part_versions[0]}, ${part_versions[1]}, smtp-sink of ${part_versions[2]}"
+    exercised "${part_versions[0]}, ${part_versions[1]}, smtp-sink of ${part_versions[2]}, ${part_versions[3]}"
 }
 part_versions=()

@@ -5,7 +5,7 @@ use super::{Folder, Process, wait_for};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 use toml::{Table, Value};
 
@@ -115,7 +115,12 @@ impl Greypit {
 
     /// SIGTERM; waits until it has ended.
     pub(crate) fn terminate(&mut self) {
-        self.process.take().expect("greypit runs").terminate();
+        let _status = self.end();
+    }
+
+    /// The same, and says how it ended.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        self.process.take().expect("greypit runs").end()
     }
 
     /// Ends the test if it has ended by itself.

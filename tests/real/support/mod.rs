@@ -13,6 +13,7 @@
 // Every test program compiles this module and uses some of it.
 #![allow(dead_code)]
 
+pub(crate) mod daemon;
 pub(crate) mod greypit;
 pub(crate) mod maillog;
 pub(crate) mod net;
@@ -28,7 +29,7 @@ pub(crate) mod watch;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// How long a part may take to be ready, or a wait in a test may last, on a
@@ -167,10 +168,15 @@ impl Process {
 
     /// Asks the process to end, and waits until it has.
     pub(crate) fn terminate(&mut self) {
+        let _status = self.end();
+    }
+
+    /// The same, and says how it ended.
+    pub(crate) fn end(&mut self) -> ExitStatus {
         if self.alive() {
             self.signal("TERM");
         }
-        wait_for(&format!("{} to end", self.name), || (!self.alive()).then_some(()));
+        wait_for(&format!("{} to end", self.name), || self.child.try_wait().expect("a child of ours"))
     }
 
     /// Ends the process at once.
