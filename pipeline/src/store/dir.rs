@@ -58,7 +58,11 @@ impl DirStore {
                 let failure = StoreError::io("write to the directory", &store.root, &error);
                 // A folder that cannot even be created (in /proc, below a dangling link) will not come by waiting.
                 let class = if failure.class == "not_found" { "not_writable" } else { failure.class };
-                StoreError { class, ..failure }
+                let reason = match class {
+                    "not_writable" => format!("{}; let this user write there, or correct store.url", failure.reason),
+                    _ => failure.reason,
+                };
+                StoreError { class, reason, ..failure }
             })
         })
         .await
