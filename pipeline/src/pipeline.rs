@@ -18,7 +18,8 @@ use crate::ship::{Encoders, Shipper};
 use crate::spool::ledger::Ledger;
 use crate::spool::recover::{Recovered, recover};
 use crate::spool::segments::Segments;
-use crate::spool::writer::{Shared, Writer};
+use crate::spool::shared::Shared;
+use crate::spool::writer::Writer;
 use crate::spool::{self};
 use crate::store::Store;
 use crate::submit::Submit;
@@ -92,6 +93,7 @@ impl Pipeline {
         }
         let segments = Segments::new(&folder, std::mem::take(&mut recovered.segments));
         let shared = Arc::new(Shared::new(segments, planner));
+        ledger.open_cuts().iter().for_each(|cut| shared.began(&cut.batch));
         let (submit, queue) = Submit::new(u32::try_from(spool.queue_bytes.0).unwrap_or(u32::MAX));
         metrics.spool_max_bytes.set(spool.max_bytes.0 as i64);
         metrics.spool_queue_max_bytes.set(spool.queue_bytes.0 as i64);

@@ -29,7 +29,7 @@ use crate::health::Health;
 use crate::key::{Template, Values};
 use crate::metrics::Metrics;
 use crate::spool::ledger::{Cut, Ledger};
-use crate::spool::writer::Shared;
+use crate::spool::shared::Shared;
 use crate::store::{Object, Put, Store};
 use crate::{Error, Result};
 
@@ -108,7 +108,6 @@ impl Shipper {
     }
 
     async fn ship(self: &Arc<Shipper>, mut cut: Cut) {
-        self.shared.began(&cut.batch);
         loop {
             let encoded = self.encode(&cut).await;
             if encoded.records != cut.batch.events() {

@@ -34,6 +34,7 @@ pub(crate) mod ledger;
 pub(crate) mod reader;
 pub(crate) mod recover;
 pub(crate) mod segments;
+pub(crate) mod shared;
 pub(crate) mod writer;
 
 #[cfg(test)]

@@ -9,18 +9,18 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::frame::{self, Snapshot};
 use super::recover::Recovered;
-use super::segments::Segments;
+use super::shared::Shared;
 use super::{Config, Sync, segment_path, sync_folder};
-use crate::batch::{Batch, Planner, Position, Run};
+use crate::batch::{Position, Run};
 use crate::event::{Checkpoint, Group, Kind};
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -35,68 +35,6 @@ const WRITE_BYTES: usize = 1 << 20;
 
 /// Enough for a new segment's header and snapshot on a full disk.
 const RESERVE_BYTES: usize = 1 << 20;
-
-/// What the writer shares with the shipper.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    segments: Mutex<Segments>,
-    planner: Mutex<Planner>,
-    /// Rung when a batch is ready or the writer has ended.
-    pub(crate) ready: Notify,
-    /// The pipeline is being drained: what is queued is all that comes, and is written even beyond `spool.max_bytes`.
-    pub(crate) draining: AtomicBool,
-    /// The writer has ended: nothing will be added.
-    pub(crate) ended: AtomicBool,
-    /// Everything in the newest segment is in the store: it may be ended so that it can be deleted.
-    pub(crate) newest_is_done: AtomicBool,
-    /// Batches being shipped: how many events each has, and when its oldest was received.
-    in_flight: Mutex<BTreeMap<(Kind, u64), (u64, i64)>>,
-}
-
-impl Shared {
-    pub(crate) fn new(segments: Segments, planner: Planner) -> Shared {
-        Shared {
-            segments: Mutex::new(segments),
-            planner: Mutex::new(planner),
-            ready: Notify::new(),
-            draining: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            newest_is_done: AtomicBool::new(false),
-            in_flight: Mutex::default(),
-        }
-    }
-
-    /// Notes that a batch is being shipped.
-    pub(crate) fn began(&self, batch: &Batch) {
-        self.in_flight().insert((batch.kind, batch.first), (batch.events(), batch.oldest_us));
-    }
-
-    /// Notes that a batch is in the store.
-    pub(crate) fn finished(&self, batch: &Batch) {
-        self.in_flight().remove(&(batch.kind, batch.first));
-    }
-
-    /// Durable events that are not in the store.
-    pub(crate) fn unshipped_events(&self) -> u64 {
-        self.planner().waiting_events() + self.in_flight().values().map(|(events, _)| events).sum::<u64>()
-    }
-
-    fn in_flight(&self) -> MutexGuard<'_, BTreeMap<(Kind, u64), (u64, i64)>> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn planner(&self) -> MutexGuard<'_, Planner> {
-        self.planner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn segments(&self) -> MutexGuard<'_, Segments> {
-        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn pop_ready(&self) -> Option<Batch> {
-        self.planner().pop_ready()
-    }
-}
 
 /// The segment being written.
 #[derive(Debug)]
@@ -537,6 +475,7 @@ pub(crate) fn now_us() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::segments::Segments;
     use super::*;
     use crate::submit::Submit;
     use crate::units::Size;

@@ -1,0 +1,73 @@
+//! What the spool's writer and the shipper share: the segments, the batches, and who has to be told what.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::segments::Segments;
+use crate::batch::{Batch, Planner};
+use crate::event::Kind;
+
+/// What the writer shares with the shipper.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    segments: Mutex<Segments>,
+    planner: Mutex<Planner>,
+    /// Rung when a batch is ready or the writer has ended.
+    pub(crate) ready: Notify,
+    /// The pipeline is being drained: what is queued is all that comes, and is written even beyond `spool.max_bytes`.
+    pub(crate) draining: AtomicBool,
+    /// The writer has ended: nothing will be added.
+    pub(crate) ended: AtomicBool,
+    /// Everything in the newest segment is in the store: it may be ended so that it can be deleted.
+    pub(crate) newest_is_done: AtomicBool,
+    /// Batches being shipped: how many events each has, and when its oldest was received.
+    in_flight: Mutex<BTreeMap<(Kind, u64), (u64, i64)>>,
+}
+
+impl Shared {
+    pub(crate) fn new(segments: Segments, planner: Planner) -> Shared {
+        Shared {
+            segments: Mutex::new(segments),
+            planner: Mutex::new(planner),
+            ready: Notify::new(),
+            draining: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            newest_is_done: AtomicBool::new(false),
+            in_flight: Mutex::default(),
+        }
+    }
+
+    /// Notes that a batch is being shipped.
+    pub(crate) fn began(&self, batch: &Batch) {
+        self.in_flight().insert((batch.kind, batch.first), (batch.events(), batch.oldest_us));
+    }
+
+    /// Notes that a batch is in the store.
+    pub(crate) fn finished(&self, batch: &Batch) {
+        self.in_flight().remove(&(batch.kind, batch.first));
+    }
+
+    /// Durable events that are not in the store.
+    pub(crate) fn unshipped_events(&self) -> u64 {
+        self.planner().waiting_events() + self.in_flight().values().map(|(events, _)| events).sum::<u64>()
+    }
+
+    pub(super) fn in_flight(&self) -> MutexGuard<'_, BTreeMap<(Kind, u64), (u64, i64)>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn planner(&self) -> MutexGuard<'_, Planner> {
+        self.planner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn segments(&self) -> MutexGuard<'_, Segments> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn pop_ready(&self) -> Option<Batch> {
+        self.planner().pop_ready()
+    }
+}
