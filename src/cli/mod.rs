@@ -15,6 +15,7 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -85,9 +86,17 @@ impl Cli {
     }
 }
 
+/// How long the exit waits for a system call that does not return.
+const EXIT_PATIENCE: Duration = Duration::from_secs(2);
+
 pub(crate) fn block_on(work: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(work),
+        Ok(runtime) => {
+            let code = runtime.block_on(work);
+            // A write that hangs in a dead network file system must not hang the exit too.
+            runtime.shutdown_timeout(EXIT_PATIENCE);
+            code
+        }
         Err(error) => {
             eprintln!("greypit: cannot start: {error}");
             ExitCode::FAILURE
