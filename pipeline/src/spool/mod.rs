@@ -27,7 +27,8 @@
 //! Segments are read in order. A frame cut short at the end of the last one is what a crash leaves: it was never
 //! acknowledged, and is cut off. Any other unreadable frame is damage: counted, logged, stepped over where the next
 //! frame can be found, and its segment goes to `damaged/` instead of being deleted. Frames that a later segment's
-//! snapshot does not count were written but never acknowledged (a failed fsync), and are cut off.
+//! snapshot does not count were written but never acknowledged (a failed fsync), and are cut off. A last segment without a whole snapshot was never begun, and is deleted.
+//! Recovering again finds the same.
 
 pub mod frame;
 pub(crate) mod ledger;
@@ -131,6 +132,19 @@ impl Config {
 
 pub(crate) fn segment_path(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:020}.seg"))
+}
+
+/// The segments in `folder`, oldest first.
+pub(crate) fn segment_numbers(folder: &Path) -> Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let name = entry.map_err(Error::io("read", folder))?.file_name();
+        let number =
+            name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|number| number.parse::<u64>().ok());
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {

@@ -8,8 +8,8 @@ use std::time::Instant;
 use super::frame::{Frame, FrameError, FrameShare, GroupFrame, SEGMENT_HEADER_BYTES, Snapshot};
 use super::ledger::Ledger;
 use super::reader::{SegmentReader, Step};
-use super::segment_path;
 use super::segments::Segment;
+use super::{segment_numbers, segment_path};
 use crate::batch::{Planner, Position, Run};
 use crate::event::{Checkpoint, Kind};
 use crate::{Error, Result};
@@ -31,7 +31,17 @@ pub(crate) struct Recovered {
 /// Reads all segments in `folder`; what has not been cut goes to `planner`.
 pub(crate) fn recover(folder: &Path, ledger: &Ledger, planner: &mut Planner) -> Result<Recovered> {
     let mut found = Recovered { next_segment: 1, ..Recovered::default() };
-    let numbers = segment_numbers(folder)?;
+    let mut numbers = segment_numbers(folder)?;
+    // A crash while they were being made. They go first, so that the one before them is read as the last that it is.
+    while let Some(number) = numbers.last()
+        && let Some(len) = never_begun(folder, *number)?
+    {
+        let path = segment_path(folder, *number);
+        std::fs::remove_file(&path).map_err(Error::io("delete", &path))?;
+        tracing::warn!(segment = number, bytes = len, "spool: deleting a segment that was never begun");
+        found.torn_bytes += len;
+        numbers.pop();
+    }
     let mut snapshots = Vec::with_capacity(numbers.len());
     for number in &numbers {
         snapshots.push(first_snapshot(folder, *number)?);
@@ -39,15 +49,6 @@ pub(crate) fn recover(folder: &Path, ledger: &Ledger, planner: &mut Planner) -> 
     for (i, number) in numbers.iter().enumerate() {
         let acknowledged = snapshots[i + 1..].iter().flatten().next();
         let last = i + 1 == numbers.len();
-        if last
-            && snapshots[i].is_none()
-            && std::fs::metadata(segment_path(folder, *number)).is_ok_and(|meta| meta.len() < 64)
-        {
-            // A crash while it was being made: nothing can be in it.
-            let path = segment_path(folder, *number);
-            std::fs::remove_file(&path).map_err(Error::io("delete", &path))?;
-            continue;
-        }
         found.read_segment(folder, *number, last, acknowledged, ledger, planner)?;
         found.next_segment = number + 1;
     }
@@ -175,16 +176,16 @@ fn is_acknowledged(share: &FrameShare, next_segment: Option<&Snapshot>) -> bool 
     share.first_seq < next
 }
 
-fn segment_numbers(folder: &Path) -> Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
-        let name = entry.map_err(Error::io("read", folder))?.file_name();
-        let number =
-            name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|number| number.parse::<u64>().ok());
-        numbers.extend(number);
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
+/// The size of a segment whose snapshot, durable before anything that follows, is not there whole: nothing is in it.
+fn never_begun(folder: &Path, number: u64) -> Result<Option<u64>> {
+    let path = segment_path(folder, number);
+    let len = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+    let nothing = match SegmentReader::open(&path, number)?.next()? {
+        Step::Frame { .. } => false,
+        Step::End | Step::Damage { error: FrameError::Torn, .. } => true,
+        Step::Damage { .. } => len < 64,
+    };
+    Ok(nothing.then_some(len))
 }
 
 fn first_snapshot(folder: &Path, number: u64) -> Result<Option<Snapshot>> {

@@ -250,3 +250,21 @@ fn a_spool_at_its_limit_says_so_and_ends_with_what_is_queued_written() {
     assert_eq!(full_life(folder.path()).unshipped_events(), 9);
     assert_eq!(content(folder.path()), expected(0..9));
 }
+
+#[test]
+fn a_segment_that_was_never_begun_hides_no_cut_in_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &[0, 4, 6]);
+    write(folder.path(), &[6, 9]);
+    for (number, len) in [(1, -1), (2, 30)] {
+        let path = segment_path(folder.path(), number);
+        let whole = std::fs::read(&path).unwrap();
+        let len = if len < 0 { whole.len() - 1 } else { len as usize };
+        std::fs::write(&path, &whole[..len]).unwrap();
+    }
+    for torn in [true, false] {
+        let (_, _, recovered) = open(folder.path());
+        assert_eq!((recovered.damaged_frames, recovered.torn_bytes > 0), (0, torn));
+        assert_eq!(content(folder.path()), expected(0..4));
+    }
+}
