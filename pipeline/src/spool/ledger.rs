@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::segment_numbers;
 use crate::batch::Batch;
 use crate::codec::Codec;
 use crate::event::Kind;
@@ -67,27 +68,30 @@ impl Ledger {
     /// Opens the ledger at `path`, or makes one for a new epoch.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where neither slot can be read: starting afresh could repeat events, so a person decides.
+    /// [`Error::Damaged`] where neither slot can be read, or it is gone or cut short while there are segments: starting
+    /// afresh could repeat events, so a person decides.
     pub(crate) fn open(path: &Path, node: &str, new_epoch: impl FnOnce() -> String) -> Result<Ledger> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(Error::io("open", path))?;
         let len = file.metadata().map_err(Error::io("read", path))?.len();
-        if len < 2 * SLOT_BYTES as u64 {
-            // Shorter than its fixed size: never finished being made, so nothing was ever cut.
+        let short = len < 2 * SLOT_BYTES as u64;
+        if short && segment_numbers(path.parent().unwrap_or(Path::new(".")))?.is_empty() {
+            // Never finished being made: it is before the first segment, so nothing was ever cut.
             return Ledger::create(file, path, State { node: node.into(), epoch: new_epoch(), kinds: BTreeMap::new() });
         }
         let mut bytes = vec![0; 2 * SLOT_BYTES];
-        file.read_exact_at(&mut bytes, 0).map_err(Error::io("read", path))?;
+        if !short {
+            file.read_exact_at(&mut bytes, 0).map_err(Error::io("read", path))?;
+        }
         let (even, odd) = bytes.split_at(SLOT_BYTES);
         let newest = [even, odd].into_iter().filter_map(decode).max_by_key(|(generation, _)| *generation);
         match newest {
             Some((generation, state)) => Ok(Ledger { file, path: path.into(), generation, state }),
             None => Err(Error::Damaged {
                 path: path.into(),
-                what:
-                    "neither copy of the ledger can be read, so it is not known what has been shipped. To start a new \
+                what: "no copy of the ledger can be read, so it is not known what has been shipped. To start a new \
                        epoch, move the whole spool folder aside"
-                        .into(),
+                    .into(),
             }),
         }
     }

@@ -28,7 +28,8 @@
 //! acknowledged, and is cut off. Any other unreadable frame is damage: counted, logged, stepped over where the next
 //! frame can be found, and its segment goes to `damaged/` instead of being deleted. Frames that a later segment's
 //! snapshot does not count were written but never acknowledged (a failed fsync), and are cut off. A last segment without a whole snapshot was never begun, and is deleted.
-//! Recovering again finds the same.
+//! Recovering again finds the same. A ledger that cannot be read, or is gone while there are segments, is for a person
+//! to decide about.
 
 pub mod frame;
 pub(crate) mod ledger;

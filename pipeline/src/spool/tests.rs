@@ -268,3 +268,18 @@ fn a_segment_that_was_never_begun_hides_no_cut_in_the_one_before() {
         assert_eq!(content(folder.path()), expected(0..4));
     }
 }
+
+#[test]
+fn a_ledger_that_is_gone_is_no_new_beginning_where_segments_are() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &[0, 3]);
+    let path = folder.path().join("ledger");
+    let whole = std::fs::read(&path).unwrap();
+    for len in [0, 100, whole.len() - 1] {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        let opened = Ledger::open(&path, "mx1", || "e2".into());
+        assert!(matches!(opened, Err(crate::Error::Damaged { .. })), "cut at {len}");
+    }
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(content(folder.path()), expected(0..3));
+}
