@@ -27,7 +27,8 @@
 //! Segments are read in order. A frame cut short at the end of the last one is what a crash leaves: it was never
 //! acknowledged, and is cut off. Any other unreadable frame is damage: counted, logged, stepped over where the next
 //! frame can be found, and its segment goes to `damaged/` instead of being deleted. Frames that a later segment's
-//! snapshot does not count were written but never acknowledged (a failed fsync), and are cut off. A last segment without a whole snapshot was never begun, and is deleted.
+//! snapshot does not count were written but never acknowledged (a failed fsync), and are cut off; where that snapshot is
+//! damaged, the numbers say what is there twice. A last segment without a whole snapshot was never begun, and is deleted.
 //! Recovering again finds the same. A ledger that cannot be read, or is gone while there are segments, is for a person
 //! to decide about.
 

@@ -137,6 +137,13 @@ impl Recovered {
         planner: &mut Planner,
     ) {
         for share in &group.shares {
+            if self.next_seqs.get(&share.kind).is_some_and(|next| share.first_seq < *next) {
+                // Written again after a failed fsync, where the snapshot that voids the first writing is damaged.
+                segment.damaged = true;
+                let Position { segment, offset } = at;
+                tracing::warn!(segment, offset, kind = %share.kind, "spool: events under numbers seen before, not taken");
+                continue;
+            }
             let end = share.first_seq + u64::from(share.count);
             self.next_seqs.insert(share.kind, end);
             segment.last.insert(share.kind, end - 1);

@@ -270,6 +270,22 @@ fn a_segment_that_was_never_begun_hides_no_cut_in_the_one_before() {
 }
 
 #[test]
+fn a_group_written_again_is_taken_once_though_the_snapshot_between_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &[0, 3, 6, 9]);
+    // As if the fsync of 3..9 had failed, and cutting it off too.
+    let other = tempfile::tempdir().unwrap();
+    write(other.path(), &[0, 3]);
+    write(other.path(), &[3, 6, 9]);
+    let mut second = std::fs::read(segment_path(other.path(), 2)).unwrap();
+    second[40] ^= 1;
+    std::fs::write(segment_path(folder.path(), 2), second).unwrap();
+    let (_, _, recovered) = open(folder.path());
+    assert_eq!((recovered.damaged_frames, recovered.waiting_events), (1, 9));
+    assert_eq!(content(folder.path()), expected(0..9));
+}
+
+#[test]
 fn a_ledger_that_is_gone_is_no_new_beginning_where_segments_are() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), &[0, 3]);
