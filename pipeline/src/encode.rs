@@ -78,7 +78,7 @@ pub(crate) fn is_batch(object: &[u8], cut: &Cut, node: &str, epoch: &str, record
 }
 
 /// Gives the batch's events in order, each once.
-fn read_batch(folder: &Path, batch: &Batch, mut sink: impl FnMut(u64, &[u8])) -> Result<()> {
+pub(crate) fn read_batch(folder: &Path, batch: &Batch, mut sink: impl FnMut(u64, &[u8])) -> Result<()> {
     let mut next = batch.first;
     for number in batch.from.segment..=batch.to.segment {
         let path = segment_path(folder, number);

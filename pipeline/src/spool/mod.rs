@@ -38,6 +38,8 @@ pub(crate) mod reader;
 pub(crate) mod recover;
 pub(crate) mod segments;
 pub(crate) mod shared;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub(crate) mod writer;
 
 #[cfg(test)]
