@@ -143,9 +143,9 @@ pub(crate) fn segment_numbers(folder: &Path) -> Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let name = entry.map_err(Error::io("read", folder))?.file_name();
-        let number =
-            name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|number| number.parse::<u64>().ok());
-        numbers.extend(number);
+        let number = name.to_str().and_then(|name| name.strip_suffix(".seg")?.parse::<u64>().ok());
+        // A name that we would write otherwise is not ours.
+        numbers.extend(number.filter(|number| segment_path(folder, *number).file_name() == Some(&name)));
     }
     numbers.sort_unstable();
     Ok(numbers)

@@ -299,3 +299,13 @@ fn a_ledger_that_is_gone_is_no_new_beginning_where_segments_are() {
     std::fs::write(&path, &whole).unwrap();
     assert_eq!(content(folder.path()), expected(0..3));
 }
+
+#[test]
+fn a_file_that_is_no_segment_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), &[0, 3]);
+    for name in ["5.seg", "x.seg", "00000000000000000009.seg.bak"] {
+        std::fs::write(folder.path().join(name), b"not ours").unwrap();
+    }
+    assert_eq!(content(folder.path()), expected(0..3));
+}
