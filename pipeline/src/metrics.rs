@@ -1,4 +1,4 @@
-//! The pipeline's figures, by DESIGN's rules: base units, `_total` on counters, no unbounded label.
+//! The pipeline's figures, by Prometheus' conventions: base units, `_total` on counters, no unbounded label.
 
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 

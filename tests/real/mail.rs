@@ -354,7 +354,7 @@ fn objects_of_s3(s3: &S3Client) -> Vec<Object> {
     keys.into_iter().map(object).collect()
 }
 
-/// Every object is named by DESIGN.md §4 and read by the system's tools, and
+/// Every object is named as the README says and read by the system's tools, and
 /// `greypit ls` lists these and no others.
 fn objects_are_readable(objects: &[Object], greypit: &Greypit, period: (Timestamp, Timestamp)) {
     let listed = run(greypit.command("ls").arg("--json"));
