@@ -120,7 +120,7 @@ impl Pipeline {
             template,
             shared: shared.clone(),
             ledger: std::sync::Mutex::new(ledger),
-            store: Arc::new(store),
+            store,
             encoders: Encoders::start(batch.workers)?,
             folder,
             config: batch,

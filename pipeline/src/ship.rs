@@ -50,7 +50,7 @@ pub(crate) struct Shipper {
     pub(crate) template: Template,
     pub(crate) shared: Arc<Shared>,
     pub(crate) ledger: Mutex<Ledger>,
-    pub(crate) store: Arc<Store>,
+    pub(crate) store: Store,
     pub(crate) encoders: Encoders,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,

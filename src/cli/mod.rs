@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Loaded;
+use crate::config::{ConfigError, Loaded};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,28 +61,25 @@ enum Command {
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
+        self.try_run().unwrap_or_else(|error| {
+            eprintln!("greypit: {error}");
+            ExitCode::from(EXIT_USAGE)
+        })
+    }
+
+    fn try_run(self) -> Result<ExitCode, ConfigError> {
         let config = || Loaded::read(self.config.as_deref());
-        let loaded = match &self.command {
+        let store = || config().map(|loaded| Some(loaded.config.store));
+        Ok(match self.command {
             // Needs no config, so a broken one must not be in the way.
-            Command::Parse(args) => return args.run(),
-            _ => match config() {
-                Ok(loaded) => loaded,
-                Err(error) => {
-                    eprintln!("greypit: {error}");
-                    return ExitCode::from(EXIT_USAGE);
-                }
-            },
-        };
-        let store = Some(loaded.config.store.clone());
-        match self.command {
-            Command::Run(args) => args.run(loaded),
-            Command::Check => check::run(&loaded),
             Command::Parse(args) => args.run(),
-            Command::Ls(args) => block_on(args.run(store)),
-            Command::Cat(args) => block_on(args.run(store)),
-            Command::Top(args) => block_on(args.run(store)),
-            Command::Verify(args) => block_on(args.run(store)),
-        }
+            Command::Run(args) => args.run(config()?),
+            Command::Check => check::run(&config()?),
+            Command::Ls(args) => block_on(args.run(store()?)),
+            Command::Cat(args) => block_on(args.run(store()?)),
+            Command::Top(args) => block_on(args.run(store()?)),
+            Command::Verify(args) => block_on(args.run(store()?)),
+        })
     }
 }
 

@@ -259,9 +259,7 @@ fn a_full_disk_stops_the_intake_until_the_store_is_back() {
     assert!(log_lines <= 1, "nor a log line for each attempt: {log_lines}");
     proxy.set(Mode::Pass);
     all.extend(sender.finish());
-    greypit.wait_shipped(all.len());
-    greypit.wait_ready();
-    greypit.assert_exactly(all);
+    greypit.assert_settles_with(all);
 }
 
 #[test]
@@ -278,9 +276,7 @@ fn a_full_disk_that_is_enlarged_takes_everything() {
     greypit.wait("the spool to work again", |greypit| greypit.held("spool").is_none());
     greypit.wait_held("store", "Connection refused");
     proxy.set(Mode::Pass);
-    greypit.wait_shipped(all.len());
-    greypit.wait_ready();
-    greypit.assert_exactly(all);
+    greypit.assert_settles_with(all);
 }
 
 #[test]
@@ -323,9 +319,7 @@ fn a_store_folder_on_a_full_disk_holds_whole_objects_only() {
     assert_eq!((verdict.records, verdict.broken), (whole as u64, 0), "what is there is whole: {complaints}");
     eprintln!("on the full disk: {verdict:?}");
     disk.change("size=32m");
-    greypit.wait_shipped(all.len());
-    greypit.wait_ready();
-    greypit.assert_exactly(all);
+    greypit.assert_settles_with(all);
 }
 
 const SPOOL_16M: &str = "max_bytes = \"16MiB\"\nsegment_bytes = \"1MiB\"\nqueue_bytes = \"1MiB\"";
@@ -352,9 +346,7 @@ fn a_spool_at_its_limit_makes_senders_wait() {
     eprintln!("stuck after {stuck} messages with {disk_bytes} bytes on disk");
     proxy.set(Mode::Pass);
     all.extend(sender.finish());
-    greypit.wait_shipped(all.len());
-    greypit.wait_ready();
-    greypit.assert_exactly(all);
+    greypit.assert_settles_with(all);
 }
 
 #[test]

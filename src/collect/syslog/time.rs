@@ -48,6 +48,23 @@ pub struct Partial {
     pub offset_seconds: Option<i32>,
 }
 
+impl Partial {
+    /// With what it may lack.
+    pub(super) fn at(&self, year: i16, offset_seconds: i32) -> Stamp {
+        Stamp {
+            year,
+            month: self.month,
+            day: self.day,
+            day_padded: self.day_padded,
+            hour: self.hour,
+            minute: self.minute,
+            second: self.second,
+            nanos: self.nanos,
+            offset_seconds,
+        }
+    }
+}
+
 /// A whole point in time, in the offset that the log means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -195,7 +212,7 @@ impl TimeResolver {
     /// `None` when there is no such day in any year in reach.
     pub fn resolve(&mut self, p: &Partial, received: Timestamp) -> Option<Stamp> {
         if let (Some(year), Some(offset)) = (p.year, p.offset_seconds) {
-            return Some(stamp(p, year, offset));
+            return Some(p.at(year, offset));
         }
         let now = received.as_second();
         if let Some(h) = &self.last
@@ -203,7 +220,7 @@ impl TimeResolver {
             && h.year_spelt == p.year
             && (h.received_from..h.received_until).contains(&now)
         {
-            return Some(stamp(p, h.year, p.offset_seconds.unwrap_or(h.offset_seconds)));
+            return Some(p.at(h.year, p.offset_seconds.unwrap_or(h.offset_seconds)));
         }
         self.look_up(p, received)
     }
@@ -233,7 +250,7 @@ impl TimeResolver {
                 received_until,
             });
         }
-        Some(stamp(p, year, p.offset_seconds.unwrap_or(offset_seconds)))
+        Some(p.at(year, p.offset_seconds.unwrap_or(offset_seconds)))
     }
 
     /// The year, and from when until when a receipt gives the same year.
@@ -282,20 +299,6 @@ fn hour(p: &Partial) -> i8 {
 
 fn minute(p: &Partial) -> i8 {
     p.minute.min(59) as i8
-}
-
-fn stamp(p: &Partial, year: i16, offset_seconds: i32) -> Stamp {
-    Stamp {
-        year,
-        month: p.month,
-        day: p.day,
-        day_padded: p.day_padded,
-        hour: p.hour,
-        minute: p.minute,
-        second: p.second,
-        nanos: p.nanos,
-        offset_seconds,
-    }
 }
 
 #[cfg(test)]

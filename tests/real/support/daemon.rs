@@ -115,6 +115,13 @@ impl Daemon {
         self.wait_series("greypit_ship_events_total{kind=\"syslog\"}", events as u64);
     }
 
+    /// Waits until as many events are in the store as are expected and nothing is held back, and compares.
+    pub(crate) fn assert_settles_with(&mut self, expected: Vec<String>) {
+        self.wait_shipped(expected.len());
+        self.wait_ready();
+        self.assert_exactly(expected);
+    }
+
     /// Appends lines to the file that is followed.
     pub(crate) fn log_lines(&self, messages: &[String]) {
         let lines: String = messages.iter().map(|message| line(message)).collect();

@@ -49,17 +49,7 @@ fn full_stamp(text: &[u8]) -> Result<Stamp, ParseError> {
     if used != text.len() {
         return Err(ParseError::Timestamp);
     }
-    Ok(Stamp {
-        year,
-        month: p.month,
-        day: p.day,
-        day_padded: p.day_padded,
-        hour: p.hour,
-        minute: p.minute,
-        second: p.second,
-        nanos: p.nanos,
-        offset_seconds,
-    })
+    Ok(p.at(year, offset_seconds))
 }
 
 fn structured_data(rest: &[u8]) -> Result<(Option<&[u8]>, &[u8]), ParseError> {
