@@ -25,6 +25,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `[log]`
     pub log: logging::Config,
+    /// `[milter]`
+    pub milter: greypit_milter::Config,
     /// `[syslog]`
     pub syslog: syslog::Config,
     /// `[[maillog]]`
@@ -45,6 +47,7 @@ impl Default for Config {
             node: host_name(),
             data_dir: "greypit-data".into(),
             log: logging::Config::default(),
+            milter: greypit_milter::Config::default(),
             syslog: syslog::Config::default(),
             maillog: Vec::new(),
             spool: spool::Config::default(),
@@ -155,6 +158,7 @@ impl Loaded {
         let checks = [
             check_node(&config.node),
             config.log.validate(),
+            config.milter.validate(),
             config.syslog.validate(),
             config.maillog.iter().try_for_each(tail::Config::validate),
             config.spool.validate(),
@@ -280,6 +284,7 @@ fn host_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use greypit_pipeline::units::Span;
 
     fn load(text: &str) -> Result<Config, String> {
         let env = |name: &str| (name == "BUCKET").then(|| "logs".to_owned());
@@ -357,6 +362,15 @@ mod tests {
         let mut every = defaults;
         every.maillog = vec![tail::Config::new("/var/log/maillog")];
         every.batch.level = Some(9);
+        every.milter.rule = vec![greypit_milter::config::Rule {
+            authenticated: Some(false),
+            limit: Some(1),
+            client_limit: Some(1),
+            step: Some(Span::seconds(1)),
+            max_delay: Some(Span::seconds(1)),
+            max_strikes: Some(1),
+            ..Default::default()
+        }];
         every.store = store::Config {
             endpoint: Some(String::new()),
             region: Some(String::new()),

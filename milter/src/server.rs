@@ -1,0 +1,3 @@
+//! Sockets: listening, the life of a connection, delays.
+
+pub mod address;
