@@ -59,7 +59,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The keys (`batch.window`) in which `other` differs, without `log.level`, which can be changed while running.
+    /// The keys (`batch.window`) in which `other` differs, without those that can be changed while running.
     pub fn changed_keys(&self, other: &Config) -> Vec<String> {
         let [old, new] = [self, other].map(|config| match Value::try_from(config) {
             Ok(Value::Table(table)) => table,
@@ -68,7 +68,7 @@ impl Config {
         });
         let mut keys = Vec::new();
         changed(&old, &new, "", &mut keys);
-        keys.retain(|key| key != "log.level");
+        keys.retain(|key| key != "log.level" && !greypit_milter::Config::takes_while_running(key));
         keys
     }
 }
@@ -130,8 +130,12 @@ impl Loaded {
 
     fn new(source: Option<(PathBuf, String)>, env: impl Fn(&str) -> Option<String>) -> Result<Loaded, ConfigError> {
         let mut loaded = Loaded { config: Config::default(), source };
-        if let Some((path, text)) = &loaded.source {
-            loaded.config = parse(path, text, &env)?;
+        match &loaded.source {
+            Some((path, text)) => loaded.config = parse(path, text, &env)?,
+            None => {
+                loaded.config.milter.listen =
+                    vec![format!("unix:{}", loaded.config.data_dir.join("milter.sock").display())]
+            }
         }
         if loaded.config.store.url.is_empty() {
             loaded.config.store.url = loaded.config.data_dir.join("objects").display().to_string();

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use greypit_milter::server::{self as milter, Milter};
 use greypit_pipeline::health::State;
 use greypit_pipeline::store::Store;
 use greypit_pipeline::{Drained, Health, Metrics, Parts, Pipeline};
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collect::maillog::tail;
 use crate::collect::syslog::listen as syslog;
-use crate::config::{ConfigError, Loaded};
+use crate::config::{Config, ConfigError, Loaded};
 use crate::http::{self, Http};
 use crate::process;
 
@@ -34,6 +35,7 @@ pub struct Gateway {
     /// Where the store was away at the start.
     store_waits: Option<JoinHandle<()>>,
     http: Option<JoinHandle<()>>,
+    milter: Option<Milter>,
     stop_collecting: CancellationToken,
     stop_http: CancellationToken,
     addresses: Vec<String>,
@@ -56,7 +58,9 @@ impl Gateway {
         let store_problem = try_store(&store, &health).await.map_err(locate)?;
         let http = http::bind(&config.http).await.map_err(locate)?;
         let sockets = syslog::bind(&config.syslog).map_err(locate)?;
-        let mut addresses = sockets.addresses();
+        let mail_servers = milter::bind(&config.milter).map_err(locate)?;
+        let mut addresses: Vec<String> = mail_servers.addresses().collect();
+        addresses.extend(sockets.addresses());
         addresses.extend(config.maillog.iter().map(|entry| format!("file {}", entry.path)));
         addresses.extend(
             http.as_ref().and_then(Http::address).map(|address| format!("http {address} /metrics /healthz /readyz")),
@@ -95,7 +99,17 @@ impl Gateway {
             collectors.push(tail.map_err(locate)?);
             health.ok("maillog");
         }
-        Ok(Gateway { pipeline, collectors, store_waits, http, stop_collecting, stop_http, addresses, store })
+        let mut milter = None;
+        if !mail_servers.is_empty() {
+            let sink: greypit_milter::Sink = Arc::new(|_| {});
+            let stop = stop_collecting.clone();
+            let (running, task) =
+                Milter::spawn(mail_servers, &config.milter, &config.node, sink, &registry, stop).map_err(locate)?;
+            milter = Some(running);
+            collectors.push(task);
+            health.ok("milter");
+        }
+        Ok(Gateway { pipeline, collectors, store_waits, http, milter, stop_collecting, stop_http, addresses, store })
     }
 
     /// What it listens on and follows, a line each.
@@ -106,6 +120,14 @@ impl Gateway {
     /// Where objects go.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Takes what can be changed while running: the milter's policy.
+    ///
+    /// # Errors
+    /// Names the key that cannot be right; then nothing has changed.
+    pub fn reload(&self, config: &Config) -> greypit_pipeline::Result<()> {
+        self.milter.as_ref().map_or(Ok(()), |milter| milter.reload(&config.milter))
     }
 
     /// Ends in order; see the module.

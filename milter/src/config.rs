@@ -114,6 +114,8 @@ pub struct Allow {
 pub struct Postfix {
     /// Whether delays on Postfix are kept alive by PROGRESS, and may be as long as `max_delay` here.
     pub progress: bool,
+    /// How often, which must be below Postfix's `milter_command_timeout`.
+    pub progress_every: Span,
     /// No answer to Postfix waits longer, where `progress` is on.
     pub max_delay: Span,
 }
@@ -198,7 +200,7 @@ impl Default for Allow {
 
 impl Default for Postfix {
     fn default() -> Postfix {
-        Postfix { progress: false, max_delay: Span::seconds(60) }
+        Postfix { progress: false, progress_every: Span::seconds(10), max_delay: Span::seconds(60) }
     }
 }
 
@@ -222,12 +224,38 @@ impl Config {
         Policy::new(self, "node").map(|_| ())
     }
 
-    /// Whether `other` differs only in what a reload can take.
+    pub(crate) fn mode_bits(&self) -> Result<u32> {
+        u32::from_str_radix(&self.socket_mode, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| {
+            let text = format!("'{}' is no file mode; write for example \"0660\"", self.socket_mode);
+            problem("socket_mode", text)
+        })
+    }
+
+    /// Looks the group up in the system's database.
+    pub(crate) fn group_id(&self) -> Result<Option<u32>> {
+        if self.socket_group.is_empty() {
+            return Ok(None);
+        }
+        match nix::unistd::Group::from_name(&self.socket_group) {
+            Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
+            Ok(None) => {
+                let text =
+                    format!("there is no group '{}' on this machine; make it or choose another", self.socket_group);
+                Err(problem("socket_group", text))
+            }
+            Err(error) => Err(problem("socket_group", format!("the groups cannot be read: {error}"))),
+        }
+    }
+
+    /// Whether a reload takes this key (`milter.limit`); the others need a restart.
     #[must_use]
-    pub fn keys_that_need_a_restart() -> &'static [&'static str] {
-        &["listen", "socket_mode", "socket_group", "headers", "max_connections"]
+    pub fn takes_while_running(key: &str) -> bool {
+        key.strip_prefix("milter.").is_some_and(|key| !NEED_A_RESTART.contains(&key))
     }
 }
+
+const NEED_A_RESTART: [&str; 7] =
+    ["listen", "socket_mode", "socket_group", "headers", "max_connections", "max_packet", "idle_timeout"];
 
 /// Reads `192.0.2.0/24` or `192.0.2.1`.
 pub(crate) fn network(key: &str, text: &str) -> Result<IpNet> {

@@ -14,7 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   greypit run --demo
   greypit run --config /etc/greypit/greypit.toml
-Signals: SIGTERM and SIGINT drain and end; SIGHUP reads the log level again.";
+Signals: SIGTERM and SIGINT drain and end; SIGHUP takes the milter's policy and the log level anew.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -60,7 +60,7 @@ impl Args {
             tokio::select! {
                 _ = term.recv() => break,
                 _ = int.recv() => break,
-                _ = hup.recv() => reload(loaded, level),
+                _ = hup.recv() => reload(loaded, level, &gateway),
             }
         }
         if let Some(demo) = demo.take() {
@@ -78,14 +78,15 @@ impl Args {
 }
 
 /// Takes what can be changed while running and names what cannot.
-fn reload(loaded: &Loaded, level: &LevelHandle) {
-    let fresh = match loaded.read_again() {
-        Ok(fresh) => fresh.config,
+fn reload(loaded: &Loaded, level: &LevelHandle, gateway: &Gateway) {
+    let taken = loaded.read_again().and_then(|fresh| {
+        let set = level.set(&fresh.config.log).and_then(|()| gateway.reload(&fresh.config));
+        set.map_err(|error| fresh.locate(&error)).map(|()| fresh.config)
+    });
+    let fresh = match taken {
+        Ok(fresh) => fresh,
         Err(error) => return tracing::error!(%error, "reload: the config is as before"),
     };
-    if let Err(error) = level.set(&fresh.log) {
-        return tracing::error!(%error, "reload: the config is as before");
-    }
     let restart = loaded.config.changed_keys(&fresh);
     if restart.is_empty() {
         tracing::info!("reloaded");
