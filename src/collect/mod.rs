@@ -3,6 +3,9 @@
 //! `wire` modules are pure (bytes in, typed value or named error out); [`record`]
 //! writes the JSON bodies that all of them share.
 
+mod complaints;
 pub mod maillog;
+pub mod milter;
+pub mod privacy;
 pub mod record;
 pub mod syslog;

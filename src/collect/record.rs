@@ -9,7 +9,7 @@
 //! Pure: the receive time is an argument. Buffers are reused, so a plain line
 //! allocates nothing.
 
-mod json;
+pub(in crate::collect) mod json;
 mod mail;
 mod syslog;
 

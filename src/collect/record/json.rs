@@ -1,14 +1,14 @@
 //! JSON strings from arbitrary bytes: always valid, always on one line.
 
 /// Appends `"…"`. What is not UTF-8 becomes U+FFFD.
-pub(super) fn string(out: &mut Vec<u8>, bytes: &[u8], is_utf8: bool) {
+pub(in crate::collect) fn string(out: &mut Vec<u8>, bytes: &[u8], is_utf8: bool) {
     out.push(b'"');
     text(out, bytes, is_utf8);
     out.push(b'"');
 }
 
 /// The inside of a string, for values that are written in pieces.
-pub(super) fn text(out: &mut Vec<u8>, bytes: &[u8], is_utf8: bool) {
+pub(in crate::collect) fn text(out: &mut Vec<u8>, bytes: &[u8], is_utf8: bool) {
     if is_utf8 {
         return escaped(out, bytes);
     }

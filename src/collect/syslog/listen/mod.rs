@@ -24,8 +24,8 @@ mod tcp;
 mod udp;
 mod unix;
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use greypit_pipeline::{Error, Group, Kind, Refused, Result, Submit};
 use jiff::Timestamp;
@@ -35,6 +35,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::metrics::{Dropped, Metrics, Tally, Transport};
+use crate::collect::complaints::Complaints;
 use crate::collect::record::{Peer, Recorder};
 
 pub use config::{Config, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN};
@@ -243,26 +244,6 @@ impl Batch {
     #[allow(clippy::result_large_err)]
     fn try_submit(&mut self, submit: &Submit) -> std::result::Result<(), Refused> {
         if self.group.is_empty() { Ok(()) } else { submit.try_submit(std::mem::take(&mut self.group)) }
-    }
-}
-
-/// At most one line a second in our own log about what others do wrong.
-#[derive(Debug, Default)]
-struct Complaints {
-    state: Mutex<(Option<Instant>, u64)>,
-}
-
-impl Complaints {
-    /// `Some(n)`: log, and n were not logged since the last one.
-    fn allow(&self) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if state.0.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1)) {
-            state.1 += 1;
-            return None;
-        }
-        state.0 = Some(now);
-        Some(std::mem::take(&mut state.1))
     }
 }
 

@@ -9,6 +9,7 @@ use greypit_pipeline::store::{self, Store};
 use greypit_pipeline::{Drained, Health, Parts, Pipeline, batch, spool};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
