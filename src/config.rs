@@ -322,6 +322,14 @@ mod tests {
             ),
             ("[batch\n", "greypit.toml:1:"),
             ("[http]\nlisten = \"x\"\n", "greypit.toml:2: http.listen: 'x' is no address"),
+            (
+                "[[milter.rule]]\nname = \"a\"\nhosts = [\"x\"]\n[[milter.rule]]\nhosts = [\"y\"]\nname = \"a\"\n",
+                "greypit.toml:6: milter.rule[1].name: 'a' is taken",
+            ),
+            (
+                "[milter]\nlimit = 5\n[milter.client]\nipv4_prefix = 33\n",
+                "greypit.toml:4: milter.client.ipv4_prefix: 33",
+            ),
             ("[[maillog]]\npath = \"/var/log/maillog\"\n[[maillog]]\npath = \"\"\n", "greypit.toml:"),
         ] {
             let error = load(text).unwrap_err();

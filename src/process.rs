@@ -26,6 +26,16 @@ pub fn register(registry: &Registry) -> prometheus::Result<()> {
     }))
 }
 
+/// Lets the process open as many files as the system allows: each connection of a mail server is one. systemd, for one,
+/// starts services with few and allows many.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, open_files = limit.current, "the limit of open files cannot be raised");
+    }
+}
+
 /// The unit of times in /proc, which is the same on every Linux that Rust's std runs on.
 const TICKS_A_SECOND: f64 = 100.0;
 

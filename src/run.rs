@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::collect::maillog::tail;
+use crate::collect::milter as mail;
 use crate::collect::syslog::listen as syslog;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::http::{self, Http};
@@ -58,6 +59,7 @@ impl Gateway {
         let store_problem = try_store(&store, &health).await.map_err(locate)?;
         let http = http::bind(&config.http).await.map_err(locate)?;
         let sockets = syslog::bind(&config.syslog).map_err(locate)?;
+        process::raise_descriptor_limit();
         let mail_servers = milter::bind(&config.milter).map_err(locate)?;
         let mut addresses: Vec<String> = mail_servers.addresses().collect();
         addresses.extend(sockets.addresses());
@@ -101,7 +103,7 @@ impl Gateway {
         }
         let mut milter = None;
         if !mail_servers.is_empty() {
-            let sink: greypit_milter::Sink = Arc::new(|_| {});
+            let sink = mail::sink(submit.clone(), &config.milter.headers, None, &registry).map_err(locate)?;
             let stop = stop_collecting.clone();
             let (running, task) =
                 Milter::spawn(mail_servers, &config.milter, &config.node, sink, &registry, stop).map_err(locate)?;

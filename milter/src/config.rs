@@ -1,8 +1,9 @@
 //! The `[milter]` section.
 
+use std::collections::HashSet;
+
 use greypit_pipeline::units::{Size, Span};
 use greypit_pipeline::{Error, Result};
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
@@ -209,32 +210,115 @@ pub(crate) fn problem(key: &str, problem: impl Into<String>) -> Error {
     Error::Config { key: format!("milter.{key}"), problem: problem.into() }
 }
 
+/// Sockets to listen on, at most.
+const LISTEN_MAX: usize = 64;
+
+/// Header fields in a record, at most, and the length of a name.
+const HEADERS_MAX: usize = 100;
+const HEADER_BYTES_MAX: usize = 64;
+
+/// A packet of a whole body chunk (libmilter's `MILTER_CHUNK_SIZE` and its command), at least.
+const PACKET_BYTES_MIN: Size = Size(64 << 10);
+const PACKET_BYTES_MAX: Size = Size(64 << 20);
+
+/// Between an answer and the next command a mail server waits for its client, up to an hour in sendmail.
+const IDLE_MIN: Span = Span::seconds(60);
+const IDLE_MAX: Span = Span::seconds(7 * 86_400);
+
+/// Connections and recipients, at most: beyond it memory ends first.
+const CONNECTIONS_MAX: usize = 1_000_000;
+const RECIPIENTS_MAX: usize = 10_000;
+
+/// A group's name, at most.
+const GROUP_BYTES_MAX: usize = 64;
+
 impl Config {
     /// Checks every value, without touching the network or the disk.
     ///
     /// # Errors
     /// [`Error::Config`] names the first key that cannot be right.
     pub fn validate(&self) -> Result<()> {
-        for text in &self.listen {
-            Address::parse(text)?;
-        }
-        for text in &self.allow.clients {
-            network("allow.clients", text)?;
-        }
+        self.check_listen()?;
+        self.mode_bits()?;
+        self.check_group()?;
+        self.check_headers()?;
+        within("max_recipients", &self.max_recipients, &1, &RECIPIENTS_MAX)?;
+        within("max_connections", &self.max_connections, &1, &CONNECTIONS_MAX)?;
+        within("max_packet", &self.max_packet, &PACKET_BYTES_MIN, &PACKET_BYTES_MAX)?;
+        within("idle_timeout", &self.idle_timeout, &IDLE_MIN, &IDLE_MAX)?;
         Policy::new(self, "node").map(|_| ())
     }
 
+    /// `socket_mode` as the kernel takes it.
+    ///
+    /// # Errors
+    /// It is no mode, or the process itself could not use the socket.
     pub(crate) fn mode_bits(&self) -> Result<u32> {
-        u32::from_str_radix(&self.socket_mode, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| {
-            let text = format!("'{}' is no file mode; write for example \"0660\"", self.socket_mode);
-            problem("socket_mode", text)
-        })
+        let text = self.socket_mode.escape_default();
+        let is_octal = self.socket_mode.bytes().all(|byte| byte.is_ascii_digit());
+        let bits = u32::from_str_radix(&self.socket_mode, 8).ok().filter(|bits| is_octal && *bits <= 0o777);
+        let bits = bits.ok_or_else(|| {
+            problem("socket_mode", format!("'{text}' is no file mode; write for example \"0660\" or \"0666\""))
+        })?;
+        if bits & 0o600 != 0o600 {
+            let why = format!("'{text}' takes the socket away from greypit itself; it must begin \"06\" or \"07\"");
+            return Err(problem("socket_mode", why));
+        }
+        Ok(bits)
+    }
+
+    fn check_listen(&self) -> Result<()> {
+        if self.listen.len() > LISTEN_MAX {
+            return Err(problem("listen", format!("there are {}; at most {LISTEN_MAX} sockets", self.listen.len())));
+        }
+        let mut seen = HashSet::new();
+        for text in &self.listen {
+            let address = Address::parse(text)?;
+            if !seen.insert(format!("{address:?}")) {
+                return Err(problem("listen", format!("'{text}' is there twice; leave one out")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_group(&self) -> Result<()> {
+        let group = &self.socket_group;
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b':' | b',' | b'/');
+        if group.len() > GROUP_BYTES_MAX || !group.bytes().all(is_plain) {
+            let text = format!("'{}' is no group; write a name or a number, or \"\"", group.escape_default());
+            return Err(problem("socket_group", text));
+        }
+        Ok(())
+    }
+
+    /// Field names of RFC 5322 section 3.6.8, each once.
+    fn check_headers(&self) -> Result<()> {
+        if self.headers.len() > HEADERS_MAX {
+            return Err(problem("headers", format!("there are {}; at most {HEADERS_MAX}", self.headers.len())));
+        }
+        let mut seen = HashSet::new();
+        for name in &self.headers {
+            let is_field = |byte: u8| byte.is_ascii_graphic() && byte != b':';
+            if name.is_empty() || name.len() > HEADER_BYTES_MAX || !name.bytes().all(is_field) {
+                let name = name.escape_default();
+                let text =
+                    format!("'{name}' is no header field; write its name without colon, for example \"Subject\"");
+                return Err(problem("headers", text));
+            }
+            if !seen.insert(name.to_ascii_lowercase()) {
+                return Err(problem("headers", format!("'{name}' is there twice; leave one out")));
+            }
+        }
+        Ok(())
     }
 
     /// Looks the group up in the system's database.
     pub(crate) fn group_id(&self) -> Result<Option<u32>> {
         if self.socket_group.is_empty() {
             return Ok(None);
+        }
+        if let Ok(number) = self.socket_group.parse() {
+            return Ok(Some(number));
         }
         match nix::unistd::Group::from_name(&self.socket_group) {
             Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
@@ -257,10 +341,63 @@ impl Config {
 const NEED_A_RESTART: [&str; 7] =
     ["listen", "socket_mode", "socket_group", "headers", "max_connections", "max_packet", "idle_timeout"];
 
-/// Reads `192.0.2.0/24` or `192.0.2.1`.
-pub(crate) fn network(key: &str, text: &str) -> Result<IpNet> {
-    let net = text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
-    net.map_err(|_| {
-        problem(key, format!("'{text}' is no network; write for example \"192.0.2.0/24\" or \"2001:db8::/32\""))
-    })
+fn within<T: PartialOrd + std::fmt::Display>(key: &str, value: &T, min: &T, max: &T) -> Result<()> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(problem(key, format!("{value} must be from {min} to {max}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_defaults_and_every_good_value_are_right() {
+        Config::default().validate().unwrap();
+        let config = Config {
+            listen: texts(&["unix:/run/greypit/sock", "inet:8891@127.0.0.1", "inet6:8891@::1"]),
+            socket_mode: "666".to_owned(),
+            socket_group: "mail".to_owned(),
+            headers: texts(&["Message-ID", "X-Mailer", "List-Id"]),
+            max_recipients: 1,
+            max_packet: PACKET_BYTES_MIN,
+            ..Config::default()
+        };
+        config.validate().unwrap();
+        assert_eq!(config.mode_bits().unwrap(), 0o666);
+    }
+
+    #[test]
+    fn every_mistake_names_its_key() {
+        let base = Config::default;
+        let many = (0..101).map(|i| format!("X-{i}")).collect();
+        for (expected, config) in [
+            ("milter.listen: '/run/x' names no kind", Config { listen: texts(&["/run/x"]), ..base() }),
+            ("milter.listen: 'local:/x' is there twice", Config { listen: texts(&["unix:/x", "local:/x"]), ..base() }),
+            ("milter.listen: there are 65", Config { listen: vec!["unix:/x".to_owned(); 65], ..base() }),
+            ("milter.socket_mode: '0999' is no file mode", Config { socket_mode: "0999".into(), ..base() }),
+            ("milter.socket_mode: '+660' is no file mode", Config { socket_mode: "+660".into(), ..base() }),
+            ("milter.socket_mode: '' is no file mode", Config { socket_mode: String::new(), ..base() }),
+            ("milter.socket_mode: '1777' is no file mode", Config { socket_mode: "1777".into(), ..base() }),
+            ("milter.socket_mode: '0066' takes the socket away", Config { socket_mode: "0066".into(), ..base() }),
+            ("milter.socket_group: 'a b' is no group", Config { socket_group: "a b".into(), ..base() }),
+            ("milter.headers: 'Subject:' is no header field", Config { headers: texts(&["Subject:"]), ..base() }),
+            ("milter.headers: '' is no header field", Config { headers: texts(&[""]), ..base() }),
+            ("milter.headers: 'TO' is there twice", Config { headers: texts(&["To", "TO"]), ..base() }),
+            ("milter.headers: there are 101", Config { headers: many, ..base() }),
+            ("milter.max_recipients: 0 must be from 1", Config { max_recipients: 0, ..base() }),
+            ("milter.max_connections: 0 must be from 1", Config { max_connections: 0, ..base() }),
+            ("milter.max_packet: 1KiB must be from 64KiB to 64MiB", Config { max_packet: Size(1024), ..base() }),
+            ("milter.idle_timeout: 0s must be from 1m to 7d", Config { idle_timeout: Span::seconds(0), ..base() }),
+            ("milter.max_delay: is at most", Config { max_delay: Span::seconds(300), ..base() }),
+        ] {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with(expected) && !error.contains('\n'), "{expected}: {error}");
+        }
+    }
 }

@@ -1,7 +1,12 @@
 //! The milter's figures, by Prometheus' conventions. Labels are bounded: rule names come from the config.
 
+use std::sync::Arc;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use crate::policy::Clients;
 use crate::transaction::Ending;
 
 /// Why mail passed although it was not looked at, or not wholly.
@@ -155,5 +160,39 @@ impl Metrics {
 
     pub(crate) fn fail_open(&self, reason: FailOpen) {
         self.fail_open[reason as usize].inc();
+    }
+}
+
+/// The table of clients, looked at when scraped.
+struct ClientFigures {
+    table: Arc<Clients>,
+    clients: IntGauge,
+    clients_max: IntGauge,
+    forgotten: IntCounter,
+}
+
+/// Puts the figures of the table on `registry`.
+///
+/// # Errors
+/// Where a name is taken.
+pub fn register_clients(table: Arc<Clients>, registry: &Registry) -> prometheus::Result<()> {
+    registry.register(Box::new(ClientFigures {
+        table,
+        clients: IntGauge::new("greypit_milter_clients", "Clients remembered for milter.client.limit")?,
+        clients_max: IntGauge::new("greypit_milter_clients_max", "The limit milter.client.max_clients")?,
+        forgotten: IntCounter::new("greypit_milter_clients_forgotten_total", "Clients forgotten at that limit")?,
+    }))
+}
+
+impl Collector for ClientFigures {
+    fn desc(&self) -> Vec<&Desc> {
+        [self.clients.desc(), self.clients_max.desc(), self.forgotten.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.clients.set(self.table.len() as i64);
+        self.clients_max.set(self.table.clients_max() as i64);
+        self.forgotten.inc_by(self.table.forgotten().saturating_sub(self.forgotten.get()));
+        [self.clients.collect(), self.clients_max.collect(), self.forgotten.collect()].concat()
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, register_clients};
 use crate::policy::Clients;
 use crate::session::{Now, Rules, Shared};
 use crate::transaction::Sink;
@@ -36,6 +36,7 @@ pub const GRACE: Duration = Duration::from_millis(500);
 pub struct Milter {
     state: watch::Sender<State>,
     node: String,
+    clients: Arc<Clients>,
     metrics: Metrics,
 }
 
@@ -103,13 +104,14 @@ impl Milter {
         registry: &Registry,
         stop: CancellationToken,
     ) -> Result<(Milter, JoinHandle<()>)> {
-        let metrics = Metrics::new(registry)
-            .map_err(|error| Error::Config { key: "milter".to_owned(), problem: error.to_string() })?;
+        let taken = |error: prometheus::Error| Error::Config { key: "milter".to_owned(), problem: error.to_string() };
+        let metrics = Metrics::new(registry).map_err(taken)?;
+        let clients = Arc::new(Clients::new(&config.client));
+        register_clients(clients.clone(), registry).map_err(taken)?;
         let rules = Arc::new(Rules::new(config, node)?);
         metrics.connections_max.set(config.max_connections as i64);
-        let clients = Arc::new(Clients::new());
         let server = Arc::new(Server {
-            shared: Shared { clients, sink, metrics: metrics.clone() },
+            shared: Shared { clients: clients.clone(), sink, metrics: metrics.clone() },
             epoch: Instant::now(),
             packet_bytes_max: config.max_packet.0 as usize,
             connections_max: config.max_connections,
@@ -119,8 +121,8 @@ impl Milter {
             tarpitted: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
         });
-        let milter =
-            Milter { state: watch::Sender::new(State { rules, stopping: false }), node: node.to_owned(), metrics };
+        let state = watch::Sender::new(State { rules, stopping: false });
+        let milter = Milter { state, node: node.to_owned(), clients: clients.clone(), metrics: metrics.clone() };
         milter.publish_limits();
         let state = milter.state.clone();
         for listener in bound.into_listeners()? {
@@ -144,6 +146,9 @@ impl Milter {
     /// Names the key that cannot be right; then everything stays as it was.
     pub fn reload(&self, config: &Config) -> Result<()> {
         let rules = Arc::new(Rules::new(config, &self.node)?);
+        if self.clients.reconfigure(&config.client) {
+            tracing::info!("milter.client counts anew: its window or a prefix has changed");
+        }
         self.state.send_modify(|state| state.rules = rules);
         self.publish_limits();
         Ok(())
