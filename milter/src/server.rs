@@ -7,6 +7,8 @@ mod accept;
 pub mod address;
 mod connection;
 pub mod socket_file;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
