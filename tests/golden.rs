@@ -1,6 +1,6 @@
 //! Golden files: each `tests/golden/*/NAME.log` holds lines as servers write them, and
 //! `NAME.ndjson` the records that they make. `UPDATE_GOLDEN=1` rewrites the latter; read
-//! the difference before it is committed.
+//! the difference before it is committed. (`simulate/` is for that command's own tests.)
 
 use greypit::collect::record::{Peer, Recorder};
 use greypit::collect::syslog::time::parse_zone;

@@ -4,10 +4,13 @@
 pub mod cat;
 mod check;
 mod demo;
+mod lines;
 pub mod ls;
 mod parse;
+mod progress;
 pub mod reader;
 mod run;
+mod simulate;
 pub mod top;
 pub mod verify;
 
@@ -27,6 +30,7 @@ Examples:
   greypit run --config /etc/greypit.toml    the gateway
   greypit top dest --since 1d               who were the top recipients
   greypit verify                            every event once, none missing?
+  greypit simulate /var/log/maillog         whom would the greypit have stopped?
   zcat maillog.*.gz | greypit parse sendmail | jq .";
 
 /// One daemon for mail logs and syslog: every event once, as compressed batches in a directory or S3.
@@ -56,6 +60,8 @@ enum Command {
     Top(top::Top),
     /// Prove that every event is there, once
     Verify(verify::Verify),
+    /// What the greypit would have done to the connections in these mail logs
+    Simulate(simulate::Simulate),
 }
 
 impl Cli {
@@ -79,6 +85,7 @@ impl Cli {
             Command::Cat(args) => block_on(args.run(store()?)),
             Command::Top(args) => block_on(args.run(store()?)),
             Command::Verify(args) => block_on(args.run(store()?)),
+            Command::Simulate(args) => args.run(&config()?.config),
         })
     }
 }

@@ -1,20 +1,16 @@
 //! `greypit parse`: log lines to NDJSON, without a gateway.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 use jiff::Timestamp;
 
-use super::{EXIT_DONE, EXIT_NO, Stop, end};
+use super::{EXIT_DONE, EXIT_NO, Stop, end, lines};
 use crate::collect::record::{Peer, Recorder};
 use crate::collect::syslog::time::parse_zone;
-
-/// Longer lines are cut, as the gateway cuts them at most.
-const LINE_BYTES_MAX: usize = 1 << 20;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,38 +61,14 @@ impl Args {
             Format::Sendmail => Recorder::new(zone, &self.host),
             Format::Syslog => Recorder::without_mail(zone, &self.host),
         };
-        let (mut counts, mut line) = (Counts::default(), Vec::new());
-        let stdin = [PathBuf::from("-")];
-        let files = if self.files.is_empty() { &stdin[..] } else { &self.files[..] };
-        for file in files {
-            let unreadable = |error: io::Error| Stop::Say(format!("{}: {error}", file.display()));
-            let input: Box<dyn Read> = match file.as_os_str() == "-" {
-                true => Box::new(io::stdin().lock()),
-                false => Box::new(File::open(file).map_err(unreadable)?),
-            };
-            let mut input = BufReader::with_capacity(256 << 10, input);
-            let received = Timestamp::now();
-            while let Some(line) = next_line(&mut input, &mut line, &mut counts).map_err(unreadable)? {
-                record(line, received, &mut recorder, out, &mut counts)?;
-            }
-        }
+        let mut counts = Counts::default();
+        counts.truncated = lines::for_each(&self.files, |line, received| {
+            Ok(record(line, received, &mut recorder, out, &mut counts)?)
+        })?;
         out.flush()?;
         counts.report();
         Ok(if counts.errors.is_empty() { EXIT_DONE } else { EXIT_NO })
     }
-}
-
-/// Reads a line; of one that is too long, its begin.
-fn next_line<'l>(input: &mut impl BufRead, line: &'l mut Vec<u8>, counts: &mut Counts) -> io::Result<Option<&'l [u8]>> {
-    line.clear();
-    if (&mut *input).take(LINE_BYTES_MAX as u64).read_until(b'\n', line)? == 0 {
-        return Ok(None);
-    }
-    if line.last() != Some(&b'\n') && line.len() == LINE_BYTES_MAX {
-        counts.truncated += 1;
-        input.skip_until(b'\n')?;
-    }
-    Ok(Some(line))
 }
 
 fn record(
@@ -164,16 +136,5 @@ mod tests {
         for wrong in ["tests/golden/sendmail/none.log", "tests/golden"] {
             assert!(matches!(args(&[wrong]).print(&mut Vec::new()), Err(Stop::Say(line)) if line.starts_with(wrong)));
         }
-    }
-
-    #[test]
-    fn a_line_that_is_too_long_is_cut() {
-        let text = format!("{}\nb\n", "a".repeat(LINE_BYTES_MAX + 5));
-        let (mut input, mut line, mut counts) = (text.as_bytes(), Vec::new(), Counts::default());
-        let mut lengths = Vec::new();
-        while let Some(line) = next_line(&mut input, &mut line, &mut counts).expect("a slice is readable") {
-            lengths.push(line.len());
-        }
-        assert_eq!((lengths, counts.truncated), (vec![LINE_BYTES_MAX, 2], 1));
     }
 }

@@ -1,14 +1,14 @@
 //! Reads objects several at a time and hands over what came of each in the order of their keys.
 
 use std::collections::VecDeque;
-use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use greypit_pipeline::store::{Store, StoreError};
 
 use super::super::Stop;
+use super::super::progress::Progress;
 use super::Selected;
 
 /// How often a read is tried when the store is busy or the line is bad.
@@ -16,9 +16,6 @@ const ATTEMPTS_MAX: u32 = 4;
 
 /// The pause before the second attempt; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
-
-/// How often progress is shown.
-const PROGRESS: Duration = Duration::from_millis(200);
 
 /// An object and its bytes, as stored.
 #[derive(Debug)]
@@ -42,7 +39,7 @@ pub(crate) async fn for_each<T: Send + 'static>(
     mut take: impl FnMut(T) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
     let work = Arc::new(work);
-    let mut progress = Progress::new(progress, objects.len());
+    let (mut progress, mut done, total) = (Progress::new(progress), 0, objects.len());
     let mut waiting = objects.into_iter();
     let mut running = VecDeque::new();
     loop {
@@ -69,7 +66,8 @@ pub(crate) async fn for_each<T: Send + 'static>(
             }
             Err(Problem::Worker(why)) => return Err(Stop::Say(why)),
         }
-        progress.step();
+        done += 1;
+        progress.say(|| format!("{done} of {total} objects"));
     }
     progress.clear();
     Ok(())
@@ -98,41 +96,4 @@ async fn fetch(store: &Store, key: &str) -> Result<Bytes, Problem> {
 
 fn may_pass(error: &StoreError) -> bool {
     matches!(error.class, "throttled" | "server" | "network" | "timeout")
-}
-
-/// `12 of 340 objects` on a terminal.
-#[derive(Debug)]
-struct Progress {
-    shown: bool,
-    done: usize,
-    total: usize,
-    last: Instant,
-    drawn: bool,
-}
-
-impl Progress {
-    fn new(wanted: bool, total: usize) -> Progress {
-        Progress {
-            shown: wanted && std::io::stderr().is_terminal(),
-            done: 0,
-            total,
-            last: Instant::now(),
-            drawn: false,
-        }
-    }
-
-    fn step(&mut self) {
-        self.done += 1;
-        if self.shown && self.last.elapsed() >= PROGRESS {
-            eprint!("\r{} of {} objects", self.done, self.total);
-            self.last = Instant::now();
-            self.drawn = true;
-        }
-    }
-
-    fn clear(&mut self) {
-        if std::mem::take(&mut self.drawn) {
-            eprint!("\r\x1b[K");
-        }
-    }
 }
