@@ -96,7 +96,7 @@ impl Conn {
     }
 
     /// Writes what waits. A filter that has closed shows when it is read from.
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         let bytes = std::mem::take(&mut self.unsent);
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {

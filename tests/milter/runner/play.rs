@@ -165,6 +165,9 @@ impl Player<'_> {
     }
 
     fn step(&mut self, step: &Step) -> Result<(), String> {
+        if matches!(step, Step::On(_) | Step::Metric { .. } | Step::Terminate | Step::Reload(_)) {
+            self.conns.values_mut().for_each(Conn::flush);
+        }
         match step {
             Step::On(name) => {
                 self.name.clone_from(name);
