@@ -123,8 +123,8 @@ pub(crate) fn play(script: &Script, cut: Cut) -> Result<(), Failed> {
     drop(player);
     played.map_err(|(number, problem)| {
         let log = target.greypit.log();
-        let tail: Vec<_> = log.lines().rev().take(4).collect();
-        (number, format!("{problem}\n  log: {}", tail.join("\n       ")))
+        let bad = log.lines().filter(|line| !line.contains(r#""level":"INFO""#));
+        (number, bad.take(4).fold(problem, |text, line| text + "\n  log: " + line))
     })
 }
 

@@ -1,4 +1,4 @@
-//! Words of a line: separated by blanks, quoted where they hold one, with `\r \n \0 \" \\ \xHH`, repeated by `"a"*100`.
+//! Words of a line: separated by blanks, quoted where they hold one, with `\r \n \t \0 \" \\ \xHH`, repeated by `"a"*100`.
 
 use super::script::number;
 
@@ -76,6 +76,7 @@ fn unquote(text: &str) -> Result<(Vec<u8>, &str), String> {
         let (byte, length) = match behind.as_bytes() {
             [b'r', ..] => (b'\r', 1),
             [b'n', ..] => (b'\n', 1),
+            [b't', ..] => (b'\t', 1),
             [b'0', ..] => (0, 1),
             [byte @ (b'"' | b'\\'), ..] => (*byte, 1),
             [b'x', ..] => {
