@@ -46,12 +46,12 @@ pub(crate) struct Conn {
     unsent: Vec<u8>,
     coalesce: bool,
     random: u64,
-    pub(crate) offered: Agreed,
+    offered: Agreed,
     pub(crate) agreed: Agreed,
     /// Just before the last write, and after the last answer.
     written: Instant,
     answered: Instant,
-    /// When the first PROGRESS of this answer came and so on are of no interest; that the end was seen is.
+    /// The filter has closed.
     ended: bool,
 }
 
@@ -89,6 +89,9 @@ impl Conn {
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
+        if let Some(offered) = Agreed::offered(bytes) {
+            self.offered = offered;
+        }
         self.unsent.extend(bytes);
         if !self.coalesce && self.cut != Cut::Together {
             self.flush();

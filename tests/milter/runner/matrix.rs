@@ -5,17 +5,14 @@
 
 use super::conn::{Conn, Cut};
 use super::packet::{self, Reply};
-use super::play::{Target, offer};
+use super::play::Target;
 use super::script::{Line, Script, Step};
 
-/// Version, actions, steps.
-type Offered = (u32, u32, u32);
-
 /// The columns: a name and the command.
-fn commands() -> Vec<(&'static str, Vec<u8>)> {
+fn commands(offer: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let packet = packet::packet;
     vec![
-        ("OPTNEG", packet::offer(6, packet::ALL_ACTIONS, packet::ALL_STEPS)),
+        ("OPTNEG", offer.to_vec()),
         ("MACRO", packet(b'D', b"Mi\0q1\0")),
         ("CONNECT", packet(b'C', b"mx.example\x004\x00\x19192.0.2.7\0")),
         ("HELO", packet(b'H', b"mx.example\0")),
@@ -53,6 +50,9 @@ const STAGES: [(&str, &[&str]); 14] = [
     ("next", &["OPTNEG", "CONNECT", "HELO", "QUIT_NC"]),
 ];
 
+/// The client after that.
+const NEXT: [&str; 6] = ["QUIT_NC", "CONNECT", "HELO", "MAIL", "RCPT", "EOM"];
+
 /// Compares every section; gives those that differ as they are found.
 pub(crate) fn check(text: &str) -> Vec<String> {
     let mut sections = text.split("\n## ");
@@ -74,26 +74,22 @@ fn check_section(section: &str) -> Result<(), String> {
 }
 
 fn measure(script: &Script) -> Result<Vec<String>, String> {
-    let [Line { step: Step::Offer { version, actions, steps }, .. }] = script.lines[..] else {
+    let [Line { step: Step::Send(offer), .. }] = &script.lines[..] else {
         return Err("a section has one offer".to_owned());
     };
-    let offered = (version, actions, steps);
+    let commands = commands(offer);
     let mut target = Target::start(&script.config)?;
-    let commands = commands();
-    let mut rows = vec![format!(
-        "| {:<10} | {} |",
-        "",
-        commands.iter().map(|(name, _)| format!("{name:<7}")).collect::<Vec<_>>().join(" | ")
-    )];
+    let head: Vec<String> = commands.iter().map(|(name, _)| format!("{name:<7}")).collect();
+    let mut rows = vec![format!("| {:<10} | {} |", "", head.join(" | "))];
     for (stage, path) in STAGES {
         let mut row = Vec::new();
         for (command, bytes) in &commands {
             let at = |problem| format!("{stage}, {command}: {problem}");
             let mut conn = Conn::open(&target.socket, Cut::AsWritten)?;
-            for step in path {
-                go(&mut conn, step, &commands, offered).map_err(at)?;
+            for bytes in named(path, &commands) {
+                go(&mut conn, bytes).map_err(at)?;
             }
-            row.push(format!("{:<7}", answers(conn, command, bytes, offered).map_err(at)?));
+            row.push(format!("{:<7}", answers(conn, bytes, &named(&NEXT, &commands)).map_err(at)?));
         }
         rows.push(format!("| {stage:<10} | {} |", row.join(" | ")));
     }
@@ -102,13 +98,13 @@ fn measure(script: &Script) -> Result<Vec<String>, String> {
     Ok(rows)
 }
 
+fn named<'c>(names: &[&str], commands: &'c [(&str, Vec<u8>)]) -> Vec<&'c [u8]> {
+    let bytes = |name: &&str| commands.iter().find(|(known, _)| known == name).map(|(_, bytes)| bytes.as_slice());
+    names.iter().map(|name| bytes(name).expect("a stage is made of commands")).collect()
+}
+
 /// One step on the way, whose answer is not looked at but read.
-fn go(conn: &mut Conn, step: &str, commands: &[(&str, Vec<u8>)], offered: Offered) -> Result<(), String> {
-    let (_, bytes) = commands.iter().find(|(name, _)| *name == step).ok_or("no such command")?;
-    if step == "OPTNEG" {
-        offer(conn, offered.0, offered.1, offered.2);
-        return conn.read().map(|_| ());
-    }
+fn go(conn: &mut Conn, bytes: &[u8]) -> Result<(), String> {
     conn.send(bytes);
     if conn.agreed.answers(bytes[4]) {
         conn.read()?;
@@ -116,17 +112,10 @@ fn go(conn: &mut Conn, step: &str, commands: &[(&str, Vec<u8>)], offered: Offere
     Ok(())
 }
 
-/// Everything that comes back for a command, as letters, and `x` where the filter does not go on.
-fn answers(mut conn: Conn, command: &str, bytes: &[u8], offered: Offered) -> Result<String, String> {
-    if command == "OPTNEG" {
-        offer(&mut conn, offered.0, offered.1, offered.2);
-    } else {
-        conn.send(bytes);
-    }
-    // Whatever was open, a filter that goes on serves the next client.
-    let next = ["QUIT_NC", "CONNECT", "HELO", "MAIL", "RCPT", "EOM"];
-    let next = next.map(|step| commands().into_iter().find(|(name, _)| *name == step).map(|(_, bytes)| bytes));
-    let next: Vec<Vec<u8>> = next.into_iter().flatten().collect();
+/// Everything that comes back for a command, as letters, and `x` where the filter does not go on to serve the `next`
+/// client.
+fn answers(mut conn: Conn, bytes: &[u8], next: &[&[u8]]) -> Result<String, String> {
+    conn.send(bytes);
     conn.send(&next.concat());
     conn.eof();
     let mut letters = String::new();
@@ -138,7 +127,8 @@ fn answers(mut conn: Conn, command: &str, bytes: &[u8], offered: Offered) -> Res
     }
     let served = next.iter().filter(|bytes| conn.agreed.answers(bytes[4])).count();
     match letters.len().checked_sub(served) {
-        Some(count) => letters.truncate(count),
+        Some(count) if letters[count..].bytes().all(|letter| letter == b'c') => letters.truncate(count),
+        Some(_) => return Err(format!("the next client got {letters}")),
         None => letters.push('x'),
     }
     Ok(if letters.is_empty() { "-".to_owned() } else { letters })

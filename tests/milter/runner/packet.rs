@@ -88,6 +88,12 @@ pub(crate) struct Agreed {
 }
 
 impl Agreed {
+    /// What an OPTNEG packet with its length offers.
+    pub(crate) fn offered(bytes: &[u8]) -> Option<Agreed> {
+        let (b'O', data) = bytes.get(4..)?.split_first()? else { return None };
+        parse_agreed(data.get(..12)?)
+    }
+
     /// Whether the peer answers this command. Data stages are asked for by `NR_…`; the others have fixed rules.
     pub(crate) fn answers(&self, command: u8) -> bool {
         let silenced = match command {

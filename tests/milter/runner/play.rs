@@ -173,7 +173,6 @@ impl Player<'_> {
                 self.name.clone_from(name);
                 self.conn()?;
             }
-            Step::Offer { version, actions, steps } => offer(self.conn()?, *version, *actions, *steps),
             Step::Send(bytes) => self.conn()?.send(bytes),
             Step::Expect(Expected::Nothing) => {
                 if self.conn()?.has_answer()? {
@@ -230,13 +229,8 @@ impl Player<'_> {
     }
 }
 
-pub(crate) fn offer(conn: &mut Conn, version: u32, actions: u32, steps: u32) {
-    conn.offered = packet::Agreed { version, actions, steps, asks: Vec::new() };
-    conn.send(&packet::offer(version, actions, steps));
-}
-
 fn negotiate(conn: &mut Conn) -> Result<(), String> {
-    offer(conn, 6, ALL_ACTIONS, ALL_STEPS);
+    conn.send(&packet::offer(6, ALL_ACTIONS, ALL_STEPS));
     match conn.read()? {
         Reply::Agreed(_) => Ok(()),
         reply => Err(format!("{reply} to OPTNEG")),

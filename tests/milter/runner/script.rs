@@ -26,11 +26,6 @@ pub(crate) struct Line {
 pub(crate) enum Step {
     /// Goes on with the connection of this name, opened at first mention.
     On(String),
-    Offer {
-        version: u32,
-        actions: u32,
-        steps: u32,
-    },
     Send(Vec<u8>),
     Expect(Expected),
     /// The last answer came no sooner.
@@ -263,7 +258,7 @@ fn parse_offer(version: u32, options: &[Word]) -> Result<Step, String> {
             _ => return Err(format!("OPTNEG takes no '{option}'")),
         }
     }
-    Ok(Step::Offer { version, actions, steps })
+    Ok(Step::Send(packet::offer(version, actions, steps)))
 }
 
 pub(crate) fn number(text: &str) -> Result<u32, String> {
