@@ -37,8 +37,16 @@ where
 {
     let State { rules, stopping } = state.borrow_and_update().clone();
     let id = server.connection_ids.fetch_add(1, Ordering::Relaxed);
-    let mut connection =
-        Connection { session: Session::new(id), rules, stopping, input: Vec::new(), skip: 0, out: Vec::new(), server };
+    let mut connection = Connection {
+        session: Session::new(id),
+        rules,
+        latest: state.clone(),
+        stopping,
+        input: Vec::new(),
+        skip: 0,
+        out: Vec::new(),
+        server,
+    };
     let metrics = &connection.server.shared.metrics;
     metrics.connections.inc();
     metrics.connections_total.inc();
@@ -53,6 +61,8 @@ struct Connection {
     server: Arc<Server>,
     session: Session,
     rules: Arc<Rules>,
+    /// Asked before bytes are handled, while `run` waits for its own: what comes after a reload is under the new rules.
+    latest: watch::Receiver<State>,
     stopping: bool,
     /// What was read and not handled: a packet in part, or what came during a hold. Mostly without memory.
     input: Vec<u8>,
@@ -152,6 +162,9 @@ impl Connection {
 
     /// Handles whole packets until one makes the connection wait or end; keeps what is left.
     fn handle(&mut self, mut bytes: &[u8]) -> Next {
+        if self.latest.has_changed().unwrap_or(false) {
+            self.rules = self.latest.borrow_and_update().rules.clone();
+        }
         loop {
             let skipped = self.skip.min(bytes.len() as u64);
             self.skip -= skipped;

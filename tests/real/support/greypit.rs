@@ -123,6 +123,11 @@ impl Greypit {
         self.process.take().expect("greypit runs").end()
     }
 
+    /// Sends a signal such as `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        self.process.as_ref().expect("greypit runs").signal(name);
+    }
+
     /// Ends the test if it has ended by itself.
     pub(crate) fn assert_alive(&mut self) {
         self.process.as_mut().expect("greypit runs").assert_alive();
