@@ -37,6 +37,13 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/greypit
 [ ! -d /mnt/greypit ] || mount --bind /mnt/greypit /run/greypit
 
+# Postfix's queue folder, where documentation expects it.
+if [ -d /mnt/spool ]; then
+    mount -t tmpfs -o mode=755 tmpfs /var/spool
+    mkdir /var/spool/postfix
+    mount --bind /mnt/spool /var/spool/postfix
+fi
+
 # Process numbers of a server that has been up for a while.
 echo $((20000 + $(cksum <"$dir/log.path" | cut -c1-4))) >/proc/sys/kernel/ns_last_pid || true
 

@@ -44,14 +44,17 @@ impl Flood {
     }
 
     pub(crate) fn connect_from(source: Ipv4Addr, server: SocketAddr, name: &str) -> Self {
-        let client = Client::connect_from(source, server, "flood.example.com");
+        Self::over(Client::connect_from(source, server, "flood.example.com"), name)
+    }
+
+    /// Over a connection that has begun with EHLO.
+    pub(crate) fn over(client: Client, name: &str) -> Self {
         assert_eq!(client.greeting.code, 220, "{:?}", client.greeting);
         Self { client, name: name.to_owned(), to: "bob@good.example.net".to_owned(), sent: 0 }
     }
 
-    /// The connection.
-    pub(crate) fn client(&mut self) -> &mut Client {
-        &mut self.client
+    pub(crate) fn into_client(self) -> Client {
+        self.client
     }
 
     /// Sends this many messages; ends early where the server closes.
@@ -87,13 +90,17 @@ impl Flood {
         Attempt { message_id, mail, took, end }
     }
 
-    /// One MAIL, and RSET where it is let through.
-    pub(crate) fn try_mail(&mut self) -> (Reply, Duration) {
-        let answer = self.mail("MAIL FROM:<alice@flood.example.com>\r\n");
-        if answer.0.code == 250 {
-            self.client.command("RSET");
+    /// MAIL alone, to be refused, and so often; ends early where the server
+    /// closes.
+    pub(crate) fn try_mail(&mut self, count: usize) -> Vec<(Reply, Duration)> {
+        let mut answers = Vec::new();
+        for _ in 0..count {
+            answers.push(self.mail("MAIL FROM:<alice@flood.example.com>\r\n"));
+            if [0, 421].contains(&answers.last().expect("just pushed").0.code) {
+                break;
+            }
         }
-        answer
+        answers
     }
 
     fn mail(&mut self, commands: &str) -> (Reply, Duration) {

@@ -14,6 +14,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod daemon;
+pub(crate) mod filtered;
 pub(crate) mod flood;
 pub(crate) mod greypit;
 pub(crate) mod machine;

@@ -69,6 +69,11 @@ impl Postfix {
         format!("pf{}.example.org", self.setup.number)
     }
 
+    /// The folder of the server: `spool/`, `config/`, `maillog` …
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The folder `greypit/` in the queue folder, for a milter's socket.
     pub(crate) fn milter_folder(&self) -> PathBuf {
         self.folder.join("spool/greypit")
