@@ -1,5 +1,5 @@
 #!/bin/sh
-# The machine that a test's sendmail believes in. Run by
+# The machine that a test's mail server believes in. Run by
 #   unshare --mount --uts --pid --fork --kill-child --mount-proc sh enter.sh HOST DIR DEBIAN COMMAND…
 # as the first process of private mount, host name and process namespaces:
 # nothing outside sees the mounts, the name or the /dev/log, and all that
@@ -30,6 +30,19 @@ mount --move "$dir/dev" /dev
 
 mount --bind "$debian" /opt
 mount --bind "$dir" /mnt
+
+# /run/greypit may be the folder of a greypit outside; anything else that the
+# machine keeps in /run is not there.
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/greypit
+[ ! -d /mnt/greypit ] || mount --bind /mnt/greypit /run/greypit
+
+# Postfix's queue folder, where documentation expects it.
+if [ -d /mnt/spool ]; then
+    mount -t tmpfs -o mode=755 tmpfs /var/spool
+    mkdir /var/spool/postfix
+    mount --bind /mnt/spool /var/spool/postfix
+fi
 
 # Process numbers of a server that has been up for a while.
 echo $((20000 + $(cksum <"$dir/log.path" | cut -c1-4))) >/proc/sys/kernel/ns_last_pid || true

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use toml::{Table, Value};
+use toml::Value;
 
 /// A greypit that receives syslog by TCP and follows the file `maillog`.
 #[derive(Debug)]
@@ -43,11 +43,7 @@ impl Daemon {
         let tcp = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut daemon = Self { greypit: Greypit::new("mx1"), tcp };
         daemon.set("syslog.tcp", vec![Value::from(tcp.to_string())]);
-        for (section, keys) in keys.parse::<Table>().expect("TOML") {
-            for (key, value) in keys.as_table().expect("a section") {
-                daemon.set(&format!("{section}.{key}"), value.clone());
-            }
-        }
+        daemon.set_toml(keys);
         File::create(daemon.log_file()).expect("the file to follow");
         let file = daemon.log_file();
         daemon.follow(&file);
@@ -77,13 +73,6 @@ impl Daemon {
             self.assert_alive();
             yes(self).then_some(())
         });
-    }
-
-    /// One series, with its labels as they are printed; 0 while there is none.
-    pub(crate) fn series(&self, series: &str) -> u64 {
-        let (_, text) = self.get("/metrics").unwrap_or_default();
-        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        value.map_or(0, |value| value.parse::<f64>().expect("a number") as u64)
     }
 
     /// Waits until a series has at least this value.

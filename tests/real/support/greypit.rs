@@ -49,6 +49,15 @@ impl Greypit {
         greypit
     }
 
+    /// Sets keys as they are in a config file, for the next start or reload.
+    pub(crate) fn set_toml(&mut self, text: &str) {
+        for (section, keys) in text.parse::<Table>().expect("TOML") {
+            for (key, value) in keys.as_table().expect("a section") {
+                self.set(&format!("{section}.{key}"), value.clone());
+            }
+        }
+    }
+
     /// Sets a key, such as `batch.window`, for the next start.
     pub(crate) fn set(&mut self, key: &str, value: impl Into<Value>) {
         let (tables, name) = key.rsplit_once('.').unwrap_or(("", key));
@@ -128,6 +137,15 @@ impl Greypit {
         self.process.as_ref().expect("greypit runs").signal(name);
     }
 
+    /// Makes it read its config, as it is now, and waits until it has.
+    pub(crate) fn reload(&mut self) {
+        let reloads = |greypit: &Self| greypit.log().matches("\"reloaded").count();
+        let before = reloads(self);
+        self.write_config();
+        self.process.as_ref().expect("greypit runs").signal("HUP");
+        wait_for("the reload", || (reloads(self) > before).then_some(()));
+    }
+
     /// Ends the test if it has ended by itself.
     pub(crate) fn assert_alive(&mut self) {
         self.process.as_mut().expect("greypit runs").assert_alive();
@@ -140,13 +158,7 @@ impl Greypit {
 
     /// GET from its HTTP address: status and body, if it answers.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect_timeout(&self.addr(), Duration::from_secs(5)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: greypit\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        get(self.addr(), path)
     }
 
     /// What `/readyz` says.
@@ -165,10 +177,22 @@ impl Greypit {
         values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
     }
 
-    /// A command with the config as it is now.
-    pub(crate) fn command(&self, name: &str) -> Command {
+    /// One series, with its labels as they are printed; 0 while there is none.
+    pub(crate) fn series(&self, series: &str) -> u64 {
+        let (_, text) = self.get("/metrics").unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse::<f64>().expect("a number") as u64)
+    }
+
+    fn write_config(&self) -> PathBuf {
         let config = self.folder.join("greypit.toml");
         std::fs::write(&config, toml::to_string(&self.config).expect("a config")).expect("write the config");
+        config
+    }
+
+    /// A command with the config as it is now.
+    pub(crate) fn command(&self, name: &str) -> Command {
+        let config = self.write_config();
         let mut command = Command::new(env!("CARGO_BIN_EXE_greypit"));
         let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         command.arg("--config").arg(config).arg(name).envs(env).stdin(Stdio::null());
@@ -204,6 +228,17 @@ impl Greypit {
         lines.for_each(|line| each(&line.expect("records are UTF-8")));
         assert!(child.wait().expect("a child of ours").success(), "greypit cat failed");
     }
+}
+
+/// GET from an HTTP server: status and body, if it answers.
+pub(crate) fn get(server: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(5)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: greypit\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
 fn path(path: &Path) -> String {

@@ -1,4 +1,4 @@
-//! The real parts that tests start: a sendmail, an rsyslogd, mail
+//! The real parts that tests start: a sendmail, a Postfix, an rsyslogd, mail
 //! destinations, an S3 server, and a proxy that breaks connections.
 //!
 //! Each part is a child process (or a thread) with a folder of its own, on
@@ -14,9 +14,13 @@
 #![allow(dead_code)]
 
 pub(crate) mod daemon;
+pub(crate) mod filtered;
+pub(crate) mod flood;
 pub(crate) mod greypit;
+pub(crate) mod machine;
 pub(crate) mod maillog;
 pub(crate) mod net;
+pub(crate) mod postfix;
 pub(crate) mod proxy;
 pub(crate) mod random;
 pub(crate) mod reading;

@@ -1,15 +1,15 @@
 //! A real sendmail with everything of its own, and the mail destinations
 //! around it.
 //!
-//! sendmail runs in private mount, host name and process namespaces (see
-//! tests/parts/sendmail/enter.sh): it sees its own /etc/hosts, passwd and
-//! /dev/log there and the machine keeps its own. The network is the machine's
-//! loopback. Every mail host of the test network has an address in 127/8 and
-//! all listen on one port, so that mailers and log lines look as usual.
+//! sendmail runs on a machine of its own (see [`super::machine`]): it sees its
+//! own /etc/hosts, passwd and /dev/log there and the machine keeps its own. The
+//! network is the machine's loopback. Every mail host of the test network has
+//! an address in 127/8 and all listen on one port, so that mailers and log
+//! lines look as usual.
 
 use super::net::{free_port, listens};
 use super::rsyslog::Rsyslog;
-use super::{Folder, Process, debian_command, library_path_in, parts_dir, run, wait_for};
+use super::{Folder, Process, debian_command, machine, run, wait_for};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
@@ -35,16 +35,27 @@ const CF: &str = "/mnt/sendmail.cf";
 #[derive(Debug)]
 pub(crate) struct MailNet {
     port: u16,
-    /// Holds the authority that signs the certificates of every server.
+    /// Holds the authority that signs the certificates of every server, and
+    /// in `kept` what the good destination took.
     folder: Folder,
     _sinks: Vec<Process>,
 }
 
 impl MailNet {
     pub(crate) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// A network whose good destination keeps every message it takes.
+    pub(crate) fn keeping() -> Self {
+        Self::with(&["-d", "%M%S."])
+    }
+
+    fn with(good: &[&str]) -> Self {
         let port = free_port();
         let folder = Folder::new("mailnet");
         authority(folder.path());
+        machine::folder(&folder.join("kept"), 0o777, None);
         let sinks = [
             (1, "mx.good.example.net", vec![]),
             (2, "mx.defer.example.net", vec!["-b", "450 4.2.1 Mailbox busy, try later", "-r", "RCPT"]),
@@ -55,6 +66,9 @@ impl MailNet {
             let addr = SocketAddr::from((Ipv4Addr::new(127, 0, 1, host), port));
             let mut command = debian_command("usr/sbin/smtp-sink");
             command.args(["-a", "-u", "nobody", "-h", name]).args(options);
+            if host == 1 {
+                command.arg("-R").arg(folder.join("kept")).args(good);
+            }
             command.arg(addr.to_string()).arg("256");
             let mut sink = Process::spawn(name, &mut command);
             wait_for(name, || {
@@ -64,6 +78,20 @@ impl MailNet {
             sink
         });
         Self { port, folder, _sinks: sinks.into() }
+    }
+
+    /// The Message-IDs that the good destination has taken, where it keeps
+    /// messages; one that it took twice is there twice.
+    pub(crate) fn kept(&self) -> Vec<String> {
+        let files = fs::read_dir(self.folder.join("kept")).expect("a folder of ours").flatten();
+        let id = |file: fs::DirEntry| {
+            let text = String::from_utf8_lossy(&fs::read(file.path()).ok()?).into_owned();
+            let id = text.lines().find_map(|line| line.strip_prefix("Message-ID: <")?.strip_suffix('>'));
+            id.map(str::to_owned)
+        };
+        let mut ids: Vec<String> = files.filter_map(id).collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// The port of every mail host of this network.
@@ -152,15 +180,15 @@ impl Sendmail {
     /// Asks the server to end, and waits until it has. The queue stays.
     pub(crate) fn stop(&mut self) {
         // unshare itself does not pass the signal on.
-        run(Command::new("kill").args(["-TERM", &self.init()]));
         let mut process = self.process.take().expect("sendmail runs");
+        run(Command::new("kill").args(["-TERM", &machine::init(&process)]));
         wait_for("sendmail to end", || (!process.alive()).then_some(()));
     }
 
     /// Starts the server again with the same queue and configuration.
     pub(crate) fn start_again(&mut self) {
         let setup = &self.setup;
-        let mut command = self.namespaces();
+        let mut command = self.machine();
         command.arg(SENDMAIL).arg(format!("-L{}", setup.log_label)).args([
             "-C",
             CF,
@@ -204,52 +232,25 @@ impl Sendmail {
         wait_for("an empty queue", || (self.queued() == 0).then_some(()));
     }
 
-    /// The start of a command that makes the namespaces and runs in them.
-    fn namespaces(&self) -> Command {
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh"])
-            .arg(source("enter.sh"))
-            .arg(self.host())
-            .arg(self.folder.path())
-            .arg(parts_dir().join("debian"))
-            .env("LD_LIBRARY_PATH", libraries_inside());
-        command
+    /// The start of a command that makes the machine and runs in it.
+    fn machine(&self) -> Command {
+        machine::enter(&self.host(), self.folder.path())
     }
 
-    /// The number of the namespaces' first process, enter.sh.
-    fn init(&self) -> String {
-        let unshare = self.process.as_ref().expect("sendmail runs").id();
-        let children = format!("/proc/{unshare}/task/{unshare}/children");
-        let init = fs::read_to_string(children).expect("the first process of the namespaces");
-        init.trim().to_owned()
-    }
-
-    /// The start of a command that runs in the running server's namespaces.
-    fn inside(&self) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--mount", "--uts", "--pid", "--target", &self.init()]);
-        command.env("LD_LIBRARY_PATH", libraries_inside());
-        command
+    /// The start of a command that runs on the running server's machine.
+    pub(crate) fn inside(&self) -> Command {
+        machine::inside(self.process.as_ref().expect("sendmail runs"))
     }
 
     fn write_files(&self, net: &MailNet, syslog: &Rsyslog) {
         let dir = self.folder.path();
-        for folder in ["etc", "mail", "mqueue"] {
-            fs::create_dir(dir.join(folder)).expect("a fresh folder");
-        }
-        // mail.local wants the rights of Debian's /var/mail, sendmail a queue
-        // that is nobody else's; neither wants a group that may write.
-        for (path, mode) in [("", 0o755), ("etc", 0o755), ("mail", 0o1777), ("mqueue", 0o700)] {
-            let mode = fs::Permissions::from_mode(mode);
-            fs::set_permissions(dir.join(path), mode).expect("a folder of ours");
-        }
-        let names = ["access", "aliases", "mailertable", "news.list", "service.switch"];
-        let names = names.into_iter().chain(["etc/hosts", "etc/passwd", "etc/group", "etc/nsswitch.conf"]);
-        for name in names {
+        machine::furnish(dir, &syslog.socket());
+        machine::folder(&dir.join("mqueue"), 0o700, None);
+        // /run/greypit, for the socket of a greypit outside.
+        machine::folder(&dir.join("greypit"), 0o755, None);
+        for name in ["access", "aliases", "mailertable", "news.list", "service.switch"] {
             fs::copy(source(name), dir.join(name)).expect("a file of tests/parts/sendmail");
         }
-        fs::write(dir.join("log.path"), syslog.socket().as_os_str().as_encoded_bytes()).expect("write a file of ours");
         fs::write(dir.join("archive.mbox"), "").expect("write a file of ours");
         let nobody = Some(65534);
         std::os::unix::fs::chown(dir.join("archive.mbox"), nobody, nobody).expect("root may");
@@ -257,11 +258,11 @@ impl Sendmail {
         certificate(net.folder.path(), dir, &self.host());
         for map in ["access", "mailertable"] {
             let input = fs::File::open(dir.join(map)).expect("a file of ours");
-            let mut makemap = self.namespaces();
+            let mut makemap = self.machine();
             makemap.args(["/opt/usr/libexec/sendmail/makemap", "-C", CF, "hash"]);
             run(makemap.arg(format!("/mnt/{map}")).stdin(input));
         }
-        run(self.namespaces().args([SENDMAIL, "-C", CF, "-bi"]));
+        run(self.machine().args([SENDMAIL, "-C", CF, "-bi"]));
     }
 
     fn write_cf(&self) {
@@ -271,18 +272,14 @@ impl Sendmail {
             ("GP_ADDR", self.addr.ip().to_string()),
             ("GP_PORT", self.addr.port().to_string()),
             ("GP_QUEUE_LIFE", self.setup.queue_life.clone()),
-            ("GP_LIBRARIES", libraries_inside()),
+            ("GP_LIBRARIES", machine::libraries()),
         ];
         fs::write(dir.join("extra.m4"), format!("{}\n", self.setup.extra_mc)).expect("write extra.m4");
         fs::copy(source("mx.mc"), dir.join("mx.mc")).expect("a file of tests/parts/sendmail");
-        let mut m4 = self.namespaces();
+        let mut m4 = self.machine();
         m4.arg("/opt/usr/bin/m4").args(defines.map(|(name, value)| format!("-D{name}={value}")));
         fs::write(dir.join("sendmail.cf"), run(m4.arg("/mnt/mx.mc"))).expect("write sendmail.cf");
     }
-}
-
-fn libraries_inside() -> String {
-    library_path_in(Path::new("/opt")).into_string().expect("a plain path")
 }
 
 /// Makes a certificate authority in a folder.
@@ -311,7 +308,7 @@ fn certificate(authority: &Path, dir: &Path, host: &str) {
 
 /// A file under tests/parts/sendmail.
 fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parts/sendmail").join(name)
+    machine::source("sendmail", name)
 }
 
 /// The version, such as "8.17.1.9".

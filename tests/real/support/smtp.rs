@@ -60,6 +60,11 @@ impl Client {
     /// Sends a command line and reads its answer.
     pub(crate) fn command(&mut self, line: &str) -> Reply {
         self.send(format!("{line}\r\n").as_bytes());
+        self.read()
+    }
+
+    /// Reads one answer.
+    pub(crate) fn read(&mut self) -> Reply {
         read_reply(&mut self.stream)
     }
 
