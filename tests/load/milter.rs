@@ -250,7 +250,7 @@ fn hold(load: &Load, wanted: usize) {
     }
     let before = holding.memory();
     let began = Instant::now();
-    let mut sessions: Vec<Session> = (0..held).map(|n| over_the_limit(&holding.socket, n, 2)).collect();
+    let mut sessions: Vec<Session> = (0..held).map(|n| over_the_limit(&holding.socket, n, MESSAGES, 1)).collect();
     let seconds = began.elapsed().as_secs_f64();
     holding.settle();
     assert!(sessions.iter().all(|session| !is_readable(session.stream())), "a connection is not held");
@@ -313,12 +313,10 @@ fn hold(load: &Load, wanted: usize) {
 
 fn hold_by_c(counter: &Path, wanted: usize) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let filter = CountMail::start(counter, folder.path(), &["10", "240"]);
+    let filter = CountMail::start(counter, folder.path(), &["1", "240"]);
     let held = wanted.min(files() as usize);
-    let load = Load { seconds: 1.0, pause: Duration::ZERO, pairs: 1 };
-    load.run(&filter.socket, &AtomicU64::new(0));
     let before = resident_kib(filter.child.id());
-    let sessions: Vec<Session> = (0..held).map(|n| over_the_limit(&filter.socket, n, 1)).collect();
+    let sessions: Vec<Session> = (0..held).map(|n| over_the_limit(&filter.socket, n, 1, 0)).collect();
     std::thread::sleep(Duration::from_secs(1));
     assert!(sessions.iter().all(|session| !is_readable(session.stream())), "a connection is not held");
     let after = resident_kib(filter.child.id());
@@ -329,18 +327,19 @@ fn hold_by_c(counter: &Path, wanted: usize) {
     );
 }
 
-/// A connection whose last MAIL is not answered yet: ten that pass, then `more`.
-fn over_the_limit(socket: &Path, number: usize, more: u64) -> Session {
-    let first = (number as u64 + 1_000_000_000) * 100;
+/// A connection whose last MAIL is not answered yet, after so many that pass and so many that are refused at once.
+fn over_the_limit(socket: &Path, number: usize, pass: u64, refused: u64) -> Session {
+    let mut messages = ((number as u64 + 10_000_000) * 100..).map(Message);
+    let mut next = || messages.next().expect("numbers do not end");
     let mut session = Session::open(socket, number as u64).expect("the filter takes the connection");
-    for message in (first..first + MESSAGES).map(Message) {
-        assert_eq!(session.mail(message).expect("the filter answers"), Answer::Pass);
+    for _ in 0..pass {
+        assert_eq!(session.mail(next()).expect("the filter answers"), Answer::Pass);
         session.abort().expect("the filter is there");
     }
-    for message in (first + MESSAGES..first + MESSAGES + more - 1).map(Message) {
-        assert!(matches!(session.mail(message).expect("the filter answers"), Answer::Refused(_)));
+    for _ in 0..refused {
+        assert!(matches!(session.mail(next()).expect("the filter answers"), Answer::Refused(_)));
     }
-    session.mail_unanswered(Message(first + MESSAGES + more)).expect("the filter is there");
+    session.mail_unanswered(next()).expect("the filter is there");
     session
 }
 
