@@ -49,7 +49,7 @@ impl Filtered {
     }
 
     pub(crate) fn set(&mut self, keys: &str) {
-        self.greypit.set_toml(&format!("[milter]\nmode = \"enforce\"\nlimit = 10\nmax_strikes = 0\n"));
+        self.greypit.set_toml("[milter]\nmode = \"enforce\"\nlimit = 10\nmax_strikes = 0\n");
         self.greypit.set_toml(&format!("[milter]\n{keys}"));
     }
 
