@@ -12,6 +12,7 @@ use toml::{Table, Value};
 
 use crate::collect::maillog::tail;
 use crate::collect::syslog::listen as syslog;
+use crate::collect::{milter, privacy};
 use crate::http;
 use crate::logging;
 
@@ -31,6 +32,8 @@ pub struct Config {
     pub syslog: syslog::Config,
     /// `[[maillog]]`
     pub maillog: Vec<tail::Config>,
+    /// `[privacy]`
+    pub privacy: privacy::Config,
     /// `[spool]`
     pub spool: spool::Config,
     /// `[batch]`
@@ -50,6 +53,7 @@ impl Default for Config {
             milter: greypit_milter::Config::default(),
             syslog: syslog::Config::default(),
             maillog: Vec::new(),
+            privacy: privacy::Config::default(),
             spool: spool::Config::default(),
             batch: batch::Config::default(),
             store: store::Config::default(),
@@ -68,6 +72,10 @@ impl Config {
         });
         let mut keys = Vec::new();
         changed(&old, &new, "", &mut keys);
+        // Not shown, so it looks the same.
+        if self.privacy.key != other.privacy.key && !keys.iter().any(|key| key == "privacy.key") {
+            keys.push("privacy.key".to_owned());
+        }
         keys.retain(|key| key != "log.level" && !greypit_milter::Config::takes_while_running(key));
         keys
     }
@@ -163,8 +171,10 @@ impl Loaded {
             check_node(&config.node),
             config.log.validate(),
             config.milter.validate(),
+            milter::check_headers(&config.milter.headers, config.privacy.hash_local_part),
             config.syslog.validate(),
             config.maillog.iter().try_for_each(tail::Config::validate),
+            config.privacy.validate(),
             config.spool.validate(),
             config.batch.validate(),
             config.store.validate(),
@@ -331,10 +341,28 @@ mod tests {
                 "greypit.toml:4: milter.client.ipv4_prefix: 33",
             ),
             ("[[maillog]]\npath = \"/var/log/maillog\"\n[[maillog]]\npath = \"\"\n", "greypit.toml:"),
+            (
+                "[privacy]\nhash_local_part = true\nkey = \"0123456789abcde\"\n",
+                "greypit.toml:3: privacy.key: 15 characters are too few",
+            ),
+            ("[privacy]\nhash_local_part = true\n", "greypit.toml:1: privacy.key: 0 characters are too few"),
+            (
+                "[privacy]\nhash_local_part = true\nkey = \"***\"\n",
+                "greypit.toml:3: privacy.key: '***' is what `greypit check` prints",
+            ),
+            ("[privacy]\nkey = 2468135790\n", "greypit.toml:2: privacy.key: a key is a text in quotes"),
+            ("[milter]\nheaders = [\"a b\"]\n", "greypit.toml:2: milter.headers: 'a b' is no name"),
+            (
+                "[milter]\nheaders = [\"To\"]\n[privacy]\nhash_local_part = true\nkey = \"0123456789abcdef\"\n",
+                "greypit.toml:2: milter.headers: 'To' names people",
+            ),
         ] {
             let error = load(text).unwrap_err();
             assert!(error.starts_with(expected), "{text:?}: {error}");
-            assert!(!error.contains('\n'), "{error}");
+            assert!(
+                !error.contains('\n') && !error.contains("0123456789abcde") && !error.contains("2468135790"),
+                "{error}"
+            );
         }
     }
 
@@ -414,5 +442,21 @@ mod tests {
         let config = Loaded::new(None, |_| None).unwrap().config;
         let text = toml::to_string_pretty(&config).unwrap();
         assert_eq!(load(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn a_key_is_never_shown_and_its_change_is() {
+        let with = |key: &str| load(&format!("[privacy]\nhash_local_part = true\nkey = \"{key}\"\n")).unwrap();
+        let (old, new) = (with("0123456789abcdef"), with("0123456789abcdeF"));
+        for text in [toml::to_string_pretty(&old).unwrap(), format!("{old:?}")] {
+            assert!(text.contains("***") && !text.contains("0123456789"), "{text}");
+        }
+        // All that a reader of what `check` prints has to put back.
+        let printed = toml::to_string_pretty(&old).unwrap();
+        assert!(load(&printed).unwrap_err().contains("privacy.key: '***'"));
+        assert_eq!(load(&printed.replace("***", "0123456789abcdef")).unwrap(), old);
+        assert_eq!(old.changed_keys(&new), ["privacy.key"]);
+        assert_eq!(old.changed_keys(&with("0123456789abcdef")), [""; 0]);
+        assert_eq!(load("[privacy]\nkey = \"x\"\n").unwrap().changed_keys(&load("").unwrap()), ["privacy.key"]);
     }
 }

@@ -91,13 +91,21 @@ impl Gateway {
         let http = http.map(|http| tokio::spawn(http.serve(sources, stop_http.clone())));
 
         let submit = pipeline.submit();
-        let mut collectors =
-            syslog::spawn(sockets, &config.syslog, &config.node, submit.clone(), &registry, stop_collecting.clone())
-                .map_err(locate)?;
+        let privacy = config.privacy.privacy();
+        let (to_spool, stop) = (submit.clone(), stop_collecting.clone());
+        let syslog = syslog::spawn(sockets, &config.syslog, &config.node, privacy.clone(), to_spool, &registry, stop);
+        let mut collectors = syslog.map_err(locate)?;
         if !config.maillog.is_empty() {
-            let stop = stop_collecting.clone();
-            let tail =
-                tail::spawn(&config.maillog, &config.node, submit.clone(), pipeline.checkpoints(), &registry, stop);
+            let (recovered, stop) = (pipeline.checkpoints(), stop_collecting.clone());
+            let tail = tail::spawn(
+                &config.maillog,
+                &config.node,
+                privacy.as_ref(),
+                submit.clone(),
+                recovered,
+                &registry,
+                stop,
+            );
             collectors.push(tail.map_err(locate)?);
             health.ok("maillog");
         }

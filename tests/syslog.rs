@@ -38,7 +38,7 @@ fn listen(config: &Config, queue_bytes: u32) -> Rig {
     let bound = bind(config).unwrap();
     let addresses = bound.addresses().iter().map(|text| text.split_once(' ').unwrap().1.to_owned()).collect();
     let inside = runtime.enter();
-    let tasks = spawn(bound, config, "gw", submit.clone(), &registry, stop.clone()).unwrap();
+    let tasks = spawn(bound, config, "gw", None, submit.clone(), &registry, stop.clone()).unwrap();
     drop(inside);
     Rig { runtime, submit, queue, registry, stop, tasks, addresses }
 }

@@ -77,8 +77,8 @@ impl Cli {
         let config = || Loaded::read(self.config.as_deref());
         let store = || config().map(|loaded| Some(loaded.config.store));
         Ok(match self.command {
-            // Needs no config, so a broken one must not be in the way.
-            Command::Parse(args) => args.run(),
+            // Needs no config; one that is given may say that local parts are hidden.
+            Command::Parse(args) => args.run(config()?.config.privacy.privacy()),
             Command::Run(args) => args.run(config()?),
             Command::Check => check::run(&config()?),
             Command::Ls(args) => block_on(args.run(store()?)),

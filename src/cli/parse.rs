@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 
 use super::{EXIT_DONE, EXIT_NO, Stop, end, lines};
+use crate::collect::privacy::Privacy;
 use crate::collect::record::{Peer, Recorder};
 use crate::collect::syslog::time::parse_zone;
 
@@ -51,16 +52,17 @@ struct Counts {
 }
 
 impl Args {
-    pub(crate) fn run(&self) -> ExitCode {
-        end("parse", self.print(&mut BufWriter::with_capacity(256 << 10, io::stdout().lock())))
+    pub(crate) fn run(&self, privacy: Option<Privacy>) -> ExitCode {
+        end("parse", self.print(privacy, &mut BufWriter::with_capacity(256 << 10, io::stdout().lock())))
     }
 
-    fn print(&self, out: &mut impl Write) -> Result<u8, Stop> {
+    fn print(&self, privacy: Option<Privacy>, out: &mut impl Write) -> Result<u8, Stop> {
         let zone = parse_zone(&self.zone).map_err(|error| Stop::Say(format!("--zone: {error}")))?;
         let mut recorder = match self.format {
             Format::Sendmail => Recorder::new(zone, &self.host),
             Format::Syslog => Recorder::without_mail(zone, &self.host),
-        };
+        }
+        .with_privacy(privacy);
         let mut counts = Counts::default();
         counts.truncated = lines::for_each(&self.files, |line, received| {
             Ok(record(line, received, &mut recorder, out, &mut counts)?)
@@ -130,11 +132,13 @@ mod tests {
     #[test]
     fn what_is_not_written_is_no_success() {
         let log = args(&["tests/golden/sendmail/plain.log"]);
-        assert!(matches!(log.print(&mut Vec::new()), Ok(EXIT_DONE)));
-        assert!(matches!(log.print(&mut Fails(io::ErrorKind::StorageFull)), Err(Stop::Say(_))));
-        assert!(matches!(log.print(&mut Fails(io::ErrorKind::BrokenPipe)), Err(Stop::Pipe)));
+        assert!(matches!(log.print(None, &mut Vec::new()), Ok(EXIT_DONE)));
+        assert!(matches!(log.print(None, &mut Fails(io::ErrorKind::StorageFull)), Err(Stop::Say(_))));
+        assert!(matches!(log.print(None, &mut Fails(io::ErrorKind::BrokenPipe)), Err(Stop::Pipe)));
         for wrong in ["tests/golden/sendmail/none.log", "tests/golden"] {
-            assert!(matches!(args(&[wrong]).print(&mut Vec::new()), Err(Stop::Say(line)) if line.starts_with(wrong)));
+            assert!(
+                matches!(args(&[wrong]).print(None, &mut Vec::new()), Err(Stop::Say(line)) if line.starts_with(wrong))
+            );
         }
     }
 }

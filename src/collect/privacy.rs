@@ -136,12 +136,13 @@ impl Privacy {
     }
 
     /// Appends a text in which others may quote addresses: each `local@domain` is hidden, and each of `own`, the
-    /// addresses that the text is about, which need no domain.
+    /// addresses that the text is about, which need no domain. One of them is not looked for at the very start, where
+    /// sendmail puts words of its own (`Sent`, `User unknown`) that users may be called too.
     pub(super) fn text<'a>(&self, out: &mut Vec<u8>, text: &[u8], own: impl Iterator<Item = &'a [u8]> + Clone) {
         let mut done = 0;
         let mut at = 0;
         while at < text.len() {
-            let quoted = own.clone().filter(|own| stands_at(text, at, own)).max_by_key(|own| own.len());
+            let quoted = own.clone().filter(|own| at > 0 && stands_at(text, at, own)).max_by_key(|own| own.len());
             if let Some(own) = quoted {
                 out.extend_from_slice(&text[done..at]);
                 self.address(out, own);
@@ -201,9 +202,11 @@ fn route(address: &[u8]) -> usize {
     if is_route { colon + 1 } else { 0 }
 }
 
-/// Where the domain begins, its `@` included: what follows the last one, if it can be a domain.
+/// Where the domain begins, its `@` included: what follows the last one, if it can be a domain and is not in quotes
+/// that a cut has left open.
 fn at(mailbox: &[u8]) -> Option<usize> {
-    memchr::memrchr(b'@', mailbox).filter(|at| is_domain(&mailbox[at + 1..]))
+    let is_closed = |local: &[u8]| !local.starts_with(b"\"") || local.len() > 1 && local.ends_with(b"\"");
+    memchr::memrchr(b'@', mailbox).filter(|at| is_domain(&mailbox[at + 1..]) && is_closed(&mailbox[..*at]))
 }
 
 fn is_domain(text: &[u8]) -> bool {
@@ -243,4 +246,110 @@ fn stands_at(text: &[u8], at: usize, own: &[u8]) -> bool {
         && there.eq_ignore_ascii_case(own)
         && !joined(at.checked_sub(1).and_then(|before| text.get(before)))
         && !joined(text.get(at + own.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn privacy() -> Privacy {
+        Privacy::new(b"0123456789abcdef")
+    }
+
+    fn hidden(address: &str) -> String {
+        let mut out = b"kept ".to_vec();
+        privacy().address(&mut out, address.as_bytes());
+        String::from_utf8(out).expect("ASCII").split_off(5)
+    }
+
+    fn text(text: &str, own: &[&str]) -> String {
+        let mut out = Vec::new();
+        privacy().text(&mut out, text.as_bytes(), own.iter().map(|own| own.as_bytes()));
+        String::from_utf8(out).expect("UTF-8")
+    }
+
+    // printf alice | openssl dgst -sha256 -hmac 0123456789abcdef
+    const ALICE: &str = "fdbf8b1cacd3d578";
+
+    #[test]
+    fn the_hash_is_what_openssl_says() {
+        assert_eq!(hidden("alice"), ALICE);
+    }
+
+    #[test]
+    fn the_local_part_is_hidden_and_nothing_else() {
+        for (address, expected) in [
+            ("alice@example.com", "A@example.com"),
+            ("ALICE@Example.COM", "A@Example.COM"),
+            ("<alice@example.com>", "<A@example.com>"),
+            ("<alice@example.com", "<A@example.com"),
+            ("\"alice\"@example.com", "A@example.com"),
+            ("\"al\\ice\"@example.com", "A@example.com"),
+            ("@a.example,@b.example:alice@example.com", "@a.example,@b.example:A@example.com"),
+            ("alice@[192.0.2.1]", "A@[192.0.2.1]"),
+            ("alice@[IPv6:2001:db8::1]", "A@[IPv6:2001:db8::1]"),
+            ("alice@münchen.example", "A@münchen.example"),
+            ("alice@localhost", "A@localhost"),
+            ("alice", "A"),
+            ("", ""),
+            ("<>", "<>"),
+        ] {
+            assert_eq!(hidden(address), expected.replace('A', ALICE), "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_address_is_hidden_whole() {
+        for address in [
+            "|/bin/prog alice@example.com arg",
+            "\"alice@example.com",
+            "/var/mail/alice",
+            "example!alice",
+            "alice@",
+            "alice@ex ample.com",
+            "@a,b:alice",
+            "alice@[192.0.2.1",
+            "Alice <alice@example.com> x",
+        ] {
+            let hidden = hidden(address);
+            assert!(
+                hidden.len() == 2 * HASH_BYTES && hidden.bytes().all(|c| c.is_ascii_hexdigit()),
+                "{address}: {hidden}"
+            );
+        }
+        // The last @ counts.
+        assert!(hidden("alice@home@example.com").ends_with("@example.com"));
+        assert!(!hidden("|prog -f alice@home@example.com").contains("alice"));
+    }
+
+    #[test]
+    fn addresses_quoted_in_a_text_are_hidden() {
+        for (given, own, expected) in [
+            ("550 5.1.1 <alice@example.com>: unknown", &[][..], "550 5.1.1 <A@example.com>: unknown"),
+            ("Sent (alice@example.com, Alice@example.net.)", &[], "Sent (A@example.com, A@example.net.)"),
+            ("alice@[192.0.2.1] and \"alice\"@localhost", &[], "A@[192.0.2.1] and A@localhost"),
+            ("alice@home", &["alice@home"], "A@home"),
+            ("550 alice... User unknown", &["alice"], "550 A... User unknown"),
+            ("550 malice, alice-b, alice: no", &["alice"], "550 malice, alice-b, A: no"),
+            ("550 alice@example.com.", &["alice", "alice@example.com"], "550 A@example.com."),
+            // sendmail's own word first, whatever users are called.
+            ("alice; alice", &["alice"], "alice; A"),
+            ("a @ b, @example.com, mail@, 5@ ", &[], "a @ b, @example.com, mail@, 5@ "),
+            ("", &["", "alice"], ""),
+        ] {
+            assert_eq!(text(given, own), expected.replace('A', ALICE), "{given}");
+        }
+        let joined = text("rcpt=alice@example.com \"a b\"@example.com", &[]);
+        assert!(!joined.contains("alice") && !joined.contains("a b"), "{joined}");
+    }
+
+    #[test]
+    fn a_key_has_its_length() {
+        let config = |key: &str| Config { hash_local_part: true, key: key.into() };
+        config("0123456789abcdef").validate().unwrap();
+        assert!(config("0123456789abcde").validate().is_err());
+        Config { hash_local_part: false, ..config("x") }.validate().unwrap();
+        assert!(Config::default().privacy().is_none());
+        assert_eq!(format!("{:?} {:?}", config("secret").key, privacy()), "*** Privacy");
+    }
 }

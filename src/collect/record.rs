@@ -6,14 +6,20 @@
 //! input bytes give valid JSON: what is not UTF-8 is U+FFFD in the value and exact
 //! in `raw_base64`.
 //!
+//! With a [`Privacy`], the addresses of `from` and `to` have hashed local parts: in
+//! `src`, `dest`, `ctladdr`, in a `relay` that names a user, and where `stat` and
+//! `reply` quote them; there is no `raw_base64` then. `msgid` is as it is. `syslog`
+//! records are not touched: they keep what was logged, addresses too.
+//!
 //! Pure: the receive time is an argument. Buffers are reused, so a plain line
-//! allocates nothing.
+//! allocates nothing unless it has addresses to hash.
 
 pub(in crate::collect) mod json;
 mod mail;
 mod syslog;
 
 use super::maillog::wire::{self as maillog, Broken, Parsed};
+use super::privacy::Privacy;
 use super::syslog::time::{Stamp, TimeResolver};
 use super::syslog::wire::{self, Message, ParseError};
 use base64::Engine;
@@ -68,6 +74,7 @@ pub struct Recorder {
     mail: bool,
     times: TimeResolver,
     default_host: String,
+    privacy: Option<Privacy>,
     body: Vec<u8>,
     /// What follows the recipient in the records of one `to=` line.
     tail: Vec<u8>,
@@ -82,6 +89,7 @@ impl Recorder {
             mail: true,
             times: TimeResolver::new(zone),
             default_host: default_host.to_owned(),
+            privacy: None,
             body: Vec::with_capacity(1024),
             tail: Vec::with_capacity(1024),
         }
@@ -91,6 +99,12 @@ impl Recorder {
     #[must_use]
     pub fn without_mail(zone: TimeZone, default_host: &str) -> Self {
         Recorder { mail: false, ..Recorder::new(zone, default_host) }
+    }
+
+    /// Hides local parts in `from` and `to`, if it is given something to hide them with.
+    #[must_use]
+    pub fn with_privacy(self, privacy: Option<Privacy>) -> Self {
+        Recorder { privacy, ..self }
     }
 
     /// Another default host, as a file of another server needs.
@@ -116,6 +130,7 @@ impl Recorder {
             stamp: message.stamp.unwrap_or_else(|| Stamp::utc(received)),
             is_utf8: std::str::from_utf8(message.raw).is_ok(),
             default_host: self.default_host.as_bytes(),
+            privacy: self.privacy.as_ref(),
         };
         self.body.clear();
         let mut error = message.parse_error.map(Reason::Syslog);
@@ -151,6 +166,7 @@ struct Line<'a> {
     stamp: Stamp,
     is_utf8: bool,
     default_host: &'a [u8],
+    privacy: Option<&'a Privacy>,
 }
 
 impl Line<'_> {

@@ -1,4 +1,4 @@
-//! `from` and `to` records: all strings, in the log's own spelling.
+//! `from` and `to` records: all strings, in the log's own spelling but for hashed local parts.
 
 use super::{Line, json};
 use crate::collect::maillog::wire::{FromLine, ToLine};
@@ -7,12 +7,12 @@ use crate::collect::syslog::time::month_name;
 pub(super) fn from(out: &mut Vec<u8>, line: &Line<'_>, from: &FromLine<'_>) {
     line.begin(out, b"from");
     line.field(out, b",\"sendmailid\":", from.id);
-    line.field(out, b",\"src\":", from.src);
+    address(out, line, b",\"src\":", from.src);
     line.field(out, b",\"size\":", from.size);
     line.field(out, b",\"classnumber\":", from.class);
     line.field(out, b",\"nrcpts\":", from.nrcpts);
     line.field(out, b",\"msgid\":", from.msgid);
-    line.field(out, b",\"relay\":", from.relay.host);
+    relay(out, line, from.relay.host);
     origin(out, line);
     line.optional(out, b",\"relay_ip\":", from.relay.ip);
     line.optional(out, b",\"proto\":", from.proto);
@@ -20,7 +20,7 @@ pub(super) fn from(out: &mut Vec<u8>, line: &Line<'_>, from: &FromLine<'_>) {
     line.optional(out, b",\"bodytype\":", from.bodytype);
     line.optional(out, b",\"auth\":", from.auth);
     line.optional(out, b",\"tls_verify\":", from.tls_verify);
-    line.end(out);
+    end(out, line);
 }
 
 /// One record a recipient: only `dest` differs, so the rest is written once.
@@ -40,7 +40,7 @@ pub(super) fn to(
     let mut records = 0;
     for dest in to.recipients {
         out.truncate(head);
-        json::string(out, dest, line.is_utf8);
+        address(out, line, b"", dest);
         out.extend_from_slice(tail);
         sink("to", out);
         records += 1;
@@ -49,18 +49,55 @@ pub(super) fn to(
 }
 
 fn after_dest(out: &mut Vec<u8>, line: &Line<'_>, to: &ToLine<'_>) {
-    line.field(out, b",\"relay\":", to.relay.host);
-    line.field(out, b",\"stat\":", to.stat);
+    relay(out, line, to.relay.host);
+    quoting(out, line, b",\"stat\":", to.stat, to);
     line.field(out, b",\"delay\":", to.delay);
     line.field(out, b",\"xdelay\":", to.xdelay);
     origin(out, line);
     line.optional(out, b",\"relay_ip\":", to.relay.ip);
-    line.optional(out, b",\"ctladdr\":", to.ctladdr);
+    if let Some(ctladdr) = to.ctladdr {
+        address(out, line, b",\"ctladdr\":", ctladdr);
+    }
     line.optional(out, b",\"mailer\":", to.mailer);
     line.field(out, b",\"pri\":", to.pri);
     line.optional(out, b",\"dsn\":", to.dsn);
-    line.optional(out, b",\"reply\":", to.reply);
-    line.end(out);
+    if let Some(reply) = to.reply {
+        quoting(out, line, b",\"reply\":", reply, to);
+    }
+    end(out, line);
+}
+
+/// An address, of a `ctladdr` perhaps with ` (uid/gid)` behind it.
+fn address(out: &mut Vec<u8>, line: &Line<'_>, key: &'static [u8], value: &[u8]) {
+    let Some(privacy) = line.privacy else { return line.field(out, key, value) };
+    let is_ids = |c: &u8| c.is_ascii_digit() || b" (/)".contains(c);
+    let ids = memchr::memmem::rfind(value, b" (").filter(|at| value.ends_with(b")") && value[*at..].iter().all(is_ids));
+    let (value, ids) = value.split_at(ids.unwrap_or(value.len()));
+    let mut hidden = Vec::new();
+    privacy.address(&mut hidden, value);
+    hidden.extend_from_slice(ids);
+    out.extend_from_slice(key);
+    json::string(out, &hidden, false);
+}
+
+/// The other host; of a local submission its user too.
+fn relay(out: &mut Vec<u8>, line: &Line<'_>, host: &[u8]) {
+    let key = b",\"relay\":";
+    if host.contains(&b'@') { address(out, line, key, host) } else { line.field(out, key, host) }
+}
+
+/// A text of the other side, which may quote the recipients and other addresses.
+fn quoting(out: &mut Vec<u8>, line: &Line<'_>, key: &'static [u8], text: &[u8], to: &ToLine<'_>) {
+    let Some(privacy) = line.privacy else { return line.field(out, key, text) };
+    let mut hidden = Vec::new();
+    privacy.text(&mut hidden, text, to.recipients);
+    out.extend_from_slice(key);
+    json::string(out, &hidden, false);
+}
+
+/// The exact bytes would show what is hidden.
+fn end(out: &mut Vec<u8>, line: &Line<'_>) {
+    if line.privacy.is_some() { out.push(b'}') } else { line.end(out) }
 }
 
 /// `mailserver pid month day time`

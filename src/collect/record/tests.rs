@@ -1,4 +1,5 @@
 use super::*;
+use crate::collect::privacy;
 use crate::collect::syslog::time::parse_zone;
 
 fn records(raw: &[u8], peer: Peer<'_>) -> (Outcome, Vec<serde_json::Value>) {
@@ -70,4 +71,52 @@ fn the_day_is_spelt_as_logs_spell_it() {
         assert_eq!((&seen[0]["month"], &seen[0]["day"]), (&"Nov".into(), &day.into()), "{stamp}");
         assert_eq!(seen[0]["time"], "02:05:01");
     }
+}
+
+fn hashed(raw: &[u8]) -> Vec<serde_json::Value> {
+    let config = privacy::Config { hash_local_part: true, key: "0123456789abcdef".into() };
+    let zone = parse_zone("UTC").expect("UTC is known");
+    let mut recorder = Recorder::new(zone, "default.test").with_privacy(config.privacy());
+    let mut seen = Vec::new();
+    recorder.to_records(raw, "2026-11-20T13:00:00Z".parse().expect("a time"), Peer::None, &mut |_, body| {
+        seen.push(serde_json::from_slice(body).expect("valid JSON"));
+    });
+    seen
+}
+
+#[test]
+fn hashed_local_parts_still_join() {
+    let from = hashed(
+        b"Nov 20 12:55:01 mx1 s[1]: a1: from=<Alice@example.com>, size=1, class=0, nrcpts=2, \
+          msgid=<alice@example.com>, proto=ESMTP, daemon=MTA, relay=alice@localhost",
+    );
+    let to = hashed(
+        b"Nov 20 12:55:02 mx1 s[1]: a1: to=<bob@example.net>,carol, ctladdr=<alice@example.com> (1000/1000), \
+          delay=00:00:01, xdelay=00:00:01, mailer=esmtp, pri=1, relay=mx.example.net. [192.0.2.1], dsn=5.1.1, \
+          reply=550 5.1.1 <bob@example.net>... or carol; not \xFF, stat=User unknown",
+    );
+    let alice = from[0]["src"].as_str().unwrap_or_default();
+    let local = alice.strip_suffix("@example.com").expect("the domain is kept");
+    assert_eq!(local.len(), 16);
+    assert_eq!(from[0]["relay"], format!("{local}@localhost"));
+    assert_eq!(from[0]["msgid"], "alice@example.com");
+    assert_eq!(to[0]["ctladdr"], format!("<{alice}> (1000/1000)"));
+    let (bob, carol) = (&to[0]["dest"], &to[1]["dest"]);
+    assert_eq!(to[0]["relay"], "mx.example.net.");
+    assert_eq!(to[0]["stat"], "User unknown");
+    for record in &to {
+        let reply = format!("550 5.1.1 <{}>... or {}; not \u{FFFD}", bob.as_str().unwrap(), carol.as_str().unwrap());
+        assert_eq!(record["reply"], reply);
+        assert!(record.get("raw_base64").is_none());
+    }
+    assert!(carol.as_str().is_some_and(|carol| carol.len() == 16));
+}
+
+#[test]
+fn hashing_leaves_null_senders_and_syslog_alone() {
+    let null = hashed(b"Nov 20 12:55:01 mx1 s[1]: a1: from=<>, size=1, class=0, nrcpts=0, relay=[192.0.2.1]");
+    assert_eq!((&null[0]["src"], &null[0]["relay"]), (&"".into(), &"[192.0.2.1]".into()));
+    let other = hashed(b"Nov 20 12:55:01 mx1 s[1]: a1: ruleset=check_rcpt, arg1=<bob@example.net>\xFF");
+    assert!(other[0]["message"].as_str().is_some_and(|text| text.contains("bob@example.net")));
+    assert!(other[0].get("raw_base64").is_some());
 }

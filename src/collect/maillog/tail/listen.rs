@@ -27,6 +27,7 @@ use super::follow::{Changes, Filled, Tail};
 use super::metrics::Metrics;
 use super::records::Records;
 use super::{Config, Line, QUIET};
+use crate::collect::privacy::Privacy;
 
 /// Most paths the watcher remembers between two looks; beyond it everything is looked at.
 const CHANGES_MAX: usize = 1024;
@@ -53,6 +54,7 @@ const STOP_WAIT: Duration = Duration::from_secs(2);
 pub fn spawn(
     configs: &[Config],
     node: &str,
+    privacy: Option<&Privacy>,
     submit: Submit,
     recovered: &HashMap<String, Vec<u8>>,
     registry: &prometheus::Registry,
@@ -60,7 +62,7 @@ pub fn spawn(
 ) -> Result<JoinHandle<()>> {
     let metrics = Metrics::new(registry)?;
     let tail = Tail::new(configs, recovered, &metrics, QUIET)?;
-    let mut records = Records::new(configs, node, &metrics)?;
+    let mut records = Records::new(configs, node, privacy, &metrics)?;
     let send = move |group| {
         let submit = submit.clone();
         async move { submit.submit(group).await }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::Line;
 use super::config::Config;
 use super::metrics::{Counts, EVENT_KINDS, Metrics, Reason};
+use crate::collect::privacy::Privacy;
 use crate::collect::record::{Peer, Recorder};
 
 const KINDS: [Kind; 3] = [Kind::new(EVENT_KINDS[0]), Kind::new(EVENT_KINDS[1]), Kind::new(EVENT_KINDS[2])];
@@ -21,8 +22,11 @@ impl Records {
     ///
     /// # Errors
     /// [`greypit_pipeline::Error::Config`] for an unknown zone.
-    pub(super) fn new(configs: &[Config], node: &str, metrics: &Metrics) -> Result<Records> {
-        let entry = |config: &Config| Ok((Recorder::new(config.time_zone()?, node), metrics.of(&config.path)));
+    pub(super) fn new(configs: &[Config], node: &str, privacy: Option<&Privacy>, metrics: &Metrics) -> Result<Records> {
+        let entry = |config: &Config| {
+            let recorder = Recorder::new(config.time_zone()?, node).with_privacy(privacy.cloned());
+            Ok((recorder, metrics.of(&config.path)))
+        };
         Ok(Records { entries: configs.iter().map(entry).collect::<Result<_>>()? })
     }
 

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::metrics::{Dropped, Metrics, Tally, Transport};
 use crate::collect::complaints::Complaints;
+use crate::collect::privacy::Privacy;
 use crate::collect::record::{Peer, Recorder};
 
 pub use config::{Config, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN};
@@ -86,6 +87,7 @@ pub fn spawn(
     bound: Bound,
     config: &Config,
     node: &str,
+    privacy: Option<Privacy>,
     submit: Submit,
     registry: &Registry,
     stop: CancellationToken,
@@ -99,6 +101,7 @@ pub fn spawn(
         stop,
         zone: config.time_zone()?,
         node: node.to_owned(),
+        privacy,
         message_bytes_max: config.max_message.0 as usize,
         idle: Some(config.idle_timeout.0).filter(|idle| !idle.is_zero()),
         connections: Arc::new(tokio::sync::Semaphore::new(config.max_connections)),
@@ -125,6 +128,7 @@ struct Shared {
     stop: CancellationToken,
     zone: TimeZone,
     node: String,
+    privacy: Option<Privacy>,
     message_bytes_max: usize,
     idle: Option<Duration>,
     connections: Arc<tokio::sync::Semaphore>,
@@ -142,7 +146,7 @@ enum Pipeline {
 impl Shared {
     fn batch(&self) -> Batch {
         Batch {
-            recorder: Recorder::new(self.zone.clone(), &self.node),
+            recorder: Recorder::new(self.zone.clone(), &self.node).with_privacy(self.privacy.clone()),
             group: Group::new(),
             tally: Tally::default(),
             message_bytes_max: self.message_bytes_max,

@@ -74,7 +74,7 @@ fn lines_become_records_of_the_parsers() {
     config.zone = "UTC".into();
     let registry = Registry::new();
     let metrics = Metrics::new(&registry).unwrap();
-    let mut records = Records::new(&[config], "mx1", &metrics).unwrap();
+    let mut records = Records::new(&[config], "mx1", None, &metrics).unwrap();
     let mut group = Group::new();
     let texts = [
         "Nov 20 12:55:01 mail sm-mta[77]: 5AKCt1x0000077: to=<a@x.example>,<b@x.example>, delay=00:00:02, \

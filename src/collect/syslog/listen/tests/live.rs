@@ -44,7 +44,7 @@ fn start_with(config: &Config, spool: spool::Config) -> Live {
     let stop = CancellationToken::new();
     let bound = bind(config).unwrap();
     let addresses = bound.addresses();
-    let tasks = spawn(bound, config, "mx1", pipeline.submit().clone(), &registry, stop.clone()).unwrap();
+    let tasks = spawn(bound, config, "mx1", None, pipeline.submit().clone(), &registry, stop.clone()).unwrap();
     Live { dir, store, pipeline, registry, stop, tasks, addresses }
 }
 
