@@ -111,7 +111,7 @@ impl Gateway {
         }
         let mut milter = None;
         if !mail_servers.is_empty() {
-            let sink = mail::sink(submit.clone(), &config.milter.headers, None, &registry).map_err(locate)?;
+            let sink = mail::sink(submit.clone(), &config.milter.headers, privacy, &registry).map_err(locate)?;
             let stop = stop_collecting.clone();
             let (running, task) =
                 Milter::spawn(mail_servers, &config.milter, &config.node, sink, &registry, stop).map_err(locate)?;
