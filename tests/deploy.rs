@@ -56,7 +56,8 @@ async fn every_metric_of_the_alerts_is_there_from_the_start() {
 
 #[test]
 fn every_alert_has_a_test() {
-    let (rules, tests) = (read("deploy/prometheus/greypit.rules.yml"), read("deploy/prometheus/greypit.rules.test.yml"));
+    let (rules, tests) =
+        (read("deploy/prometheus/greypit.rules.yml"), read("deploy/prometheus/greypit.rules.test.yml"));
     for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
         assert!(tests.contains(&format!("alertname=\"{alert}\"")), "{alert}");
     }
