@@ -1,6 +1,6 @@
 //! `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever watches the process.
 //!
-//! * `GET /metrics`: text format 0.0.4.
+//! * `GET /metrics`: text format 0.0.4. What `/readyz` says is in it too, as `greypit_ready`, for alerts.
 //! * `GET /healthz`: 200 `ok` as long as the process answers.
 //! * `GET /readyz`: JSON; 200 when nothing is held back, 503 when something is, with what and why. Being held back is
 //!   no fault of the process: events wait on disk. Restarting it does not help.
@@ -21,7 +21,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -88,6 +90,36 @@ pub struct Sources {
 impl std::fmt::Debug for Sources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sources").field("health", &self.health).finish_non_exhaustive()
+    }
+}
+
+/// Puts `greypit_ready` on `registry`.
+///
+/// # Errors
+/// Where it is there already.
+pub fn register(registry: &Registry, health: &Health) -> prometheus::Result<()> {
+    let opts = Opts::new("greypit_ready", "1 where a part works, 0 where something is held back; /readyz says why");
+    let ready = Ready { health: health.clone(), parts: IntGaugeVec::new(opts, &["part"])? };
+    registry.register(Box::new(ready))
+}
+
+/// The board as a metric, read when it is asked for.
+#[derive(Debug)]
+struct Ready {
+    health: Health,
+    parts: IntGaugeVec,
+}
+
+impl Collector for Ready {
+    fn desc(&self) -> Vec<&Desc> {
+        self.parts.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (part, state) in self.health.parts() {
+            self.parts.with_label_values(&[part]).set(i64::from(matches!(state, State::Ok)));
+        }
+        self.parts.collect()
     }
 }
 
@@ -225,6 +257,7 @@ mod tests {
         let (health, registry, stop) = (Health::new(), Registry::new(), CancellationToken::new());
         let gauge = prometheus::IntGauge::new("greypit_x", "x").unwrap();
         registry.register(Box::new(gauge.clone())).unwrap();
+        register(&registry, &health).unwrap();
         let observe = Arc::new(move || gauge.set(7));
         let serving = tokio::spawn(http.serve(Sources { registry, health: health.clone(), observe }, stop.clone()));
 
@@ -235,6 +268,10 @@ mod tests {
         health.held("store", "connection refused");
         let held = ask(address, "GET /readyz").await;
         assert!(held.starts_with("HTTP/1.1 503") && held.contains("connection refused"), "{held}");
+        let metrics = ask(address, "GET /metrics").await;
+        for line in ["greypit_ready{part=\"spool\"} 1\n", "greypit_ready{part=\"store\"} 0\n"] {
+            assert!(metrics.contains(line), "{metrics}");
+        }
         assert!(ask(address, "POST /metrics").await.starts_with("HTTP/1.1 405"));
         assert!(ask(address, "GET /").await.contains("/readyz"));
         stop.cancel();

@@ -1,9 +1,13 @@
-//! What the process uses, under the names that every Prometheus client gives it: `process_cpu_seconds_total`,
+//! The process as the system sees it. What it uses, under the names that every Prometheus client gives it: `process_cpu_seconds_total`,
 //! `process_resident_memory_bytes`, `process_open_fds`, `process_max_fds`, `process_threads`,
 //! `process_start_time_seconds`. Read from /proc when scraped; a figure that cannot be read is left out.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::{Mutex, PoisonError};
+use std::{fs, io};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -34,6 +38,24 @@ pub fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         tracing::warn!(%error, open_files = limit.current, "the limit of open files cannot be raised");
     }
+}
+
+/// Tells systemd `READY=1` or `STOPPING=1` where it started us and wants to know (sd_notify(3), `Type=notify`).
+pub fn tell_systemd(state: &str) {
+    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
+        && let Err(error) = send(socket.as_bytes(), state)
+    {
+        tracing::warn!(%error, state, "systemd cannot be told");
+    }
+}
+
+/// `socket` is a path, or with `@` in front an abstract name.
+fn send(socket: &[u8], state: &str) -> io::Result<()> {
+    let address = match socket {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(|_| ())
 }
 
 /// The unit of times in /proc, which is the same on every Linux that Rust's std runs on.
@@ -124,6 +146,24 @@ mod tests {
         assert_eq!(Stat::parse(text), Some(stat));
         assert_eq!(Stat::parse("7 (a"), None);
         assert_eq!(Stat::parse("7 (a) R 1"), None);
+    }
+
+    #[test]
+    fn systemd_is_told_by_path_and_by_abstract_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let name = format!("greypit-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        for (socket, told) in [
+            (UnixDatagram::bind(&path).unwrap(), path.as_os_str().as_bytes().to_vec()),
+            (UnixDatagram::bind_addr(&address).unwrap(), format!("@{name}").into_bytes()),
+        ] {
+            send(&told, "READY=1").unwrap();
+            let mut text = [0; 64];
+            let length = socket.recv(&mut text).unwrap();
+            assert_eq!(&text[..length], b"READY=1");
+        }
+        assert!(send(b"/nowhere/notify", "READY=1").is_err());
     }
 
     #[test]

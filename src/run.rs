@@ -54,6 +54,7 @@ impl Gateway {
         let (registry, health) = (Registry::new(), Health::new());
         let metrics = Metrics::new(&registry).map_err(|error| locate(taken(&error)))?;
         process::register(&registry).map_err(|error| locate(taken(&error)))?;
+        http::register(&registry, &health).map_err(|error| locate(taken(&error)))?;
 
         let store = Store::open(&config.store).map_err(locate)?;
         let store_problem = try_store(&store, &health).await.map_err(locate)?;

@@ -41,6 +41,7 @@ mkdir -p "$GREYPIT_CACHE" "$CARGO_TARGET_DIR"
 . tests/parts/debian.sh
 . tests/parts/s3.sh
 . tests/parts/deny.sh
+. tests/parts/deploy.sh
 
 # The same features everywhere, so that nothing is compiled twice.
 workspace=(--workspace --locked)
@@ -59,6 +60,7 @@ fi
 step 'format' cargo fmt --all --check
 step 'clippy' cargo clippy "${workspace[@]}" --all-targets -- -D warnings
 deny_steps
+deploy_steps
 step 'unit tests' cargo test "${workspace[@]}" --lib --bins --no-fail-fast
 if [ -z "$quick" ]; then
     step 'integration tests' cargo test "${workspace[@]}" --test '*' --no-fail-fast

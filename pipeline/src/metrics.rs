@@ -3,6 +3,7 @@
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::event::Kind;
+use crate::store::StoreError;
 
 /// All of the pipeline's metrics. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -63,10 +64,20 @@ impl Metrics {
             &["codec"],
         )?;
         registry.register(Box::new(encode_seconds.clone()))?;
+        let spool_errors = counters("spool_errors_total", "Failed operations of the spool", &["reason"])?;
+        let store_errors =
+            counters("store_errors_total", "Failed uploads by reason; each is tried again", &["reason"])?;
+        // There before the first failure, which an alert would not see otherwise: nothing to one is no increase.
+        for reason in ["disk_full", "sync", "write", "delete", "lost_at_exit"] {
+            spool_errors.with_label_values(&[reason]);
+        }
+        for class in StoreError::OF_WRITING {
+            store_errors.with_label_values(&[class]);
+        }
         Ok(Metrics {
             spool_events: counters("spool_events_total", "Events made durable in the spool", &["kind"])?,
             spool_event_bytes: counters("spool_event_bytes_total", "Their size before compression", &["kind"])?,
-            spool_errors: counters("spool_errors_total", "Failed operations of the spool", &["reason"])?,
+            spool_errors,
             spool_fsync_seconds: histogram("spool_fsync_seconds", "Time of one fsync of the spool")?,
             spool_disk_bytes: gauge("spool_disk_bytes", "Bytes of segments on disk")?,
             spool_max_bytes: gauge("spool_disk_max_bytes", "The limit spool.max_bytes")?,
@@ -85,7 +96,7 @@ impl Metrics {
             ship_missing_events: counter("ship_missing_events_total", "Events lost to damage of the spool")?,
             encode_seconds,
             store_put_seconds: histogram("store_put_seconds", "Time of one upload attempt")?,
-            store_errors: counters("store_errors_total", "Failed uploads by reason; each is tried again", &["reason"])?,
+            store_errors,
             store_existing: counters(
                 "store_existing_total",
                 "Uploads that found the object there: the same one from before a crash, or somebody else's",

@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{EXIT_USAGE, block_on, demo};
 use crate::config::{ConfigError, Loaded};
 use crate::logging::{self, LevelHandle};
+use crate::process;
 use crate::run::Gateway;
 
 const EXAMPLES: &str = "\
@@ -53,6 +54,7 @@ impl Args {
         for address in gateway.addresses() {
             tracing::info!(address, "listens");
         }
+        process::tell_systemd("READY=1");
         let mut demo = self.demo.then(|| {
             tokio::spawn(demo::play(loaded.config.clone(), gateway.addresses().to_vec(), gateway.store().clone()))
         });
@@ -66,6 +68,7 @@ impl Args {
         if let Some(demo) = demo.take() {
             demo.abort();
         }
+        process::tell_systemd("STOPPING=1");
         tracing::info!(at_most = %loaded.config.batch.drain_timeout, "draining");
         match gateway.stop().await {
             Drained::Shipped => tracing::info!("everything is in the store"),

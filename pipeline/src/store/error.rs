@@ -39,6 +39,28 @@ pub struct StoreError {
 }
 
 impl StoreError {
+    /// Every class that writing an object may fail with.
+    pub(crate) const OF_WRITING: [&'static str; 18] = [
+        "refused",
+        "network",
+        "timeout",
+        "tls",
+        "throttled",
+        "server",
+        "conflict",
+        "clock",
+        "denied",
+        "rejected",
+        "unsupported",
+        "no_bucket",
+        "no_credentials",
+        "bad_credentials",
+        "wrong_region",
+        "no_space",
+        "not_writable",
+        "io",
+    ];
+
     pub(super) fn new(
         operation: &'static str,
         target: impl Into<String>,

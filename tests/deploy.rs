@@ -1,0 +1,76 @@
+//! What `deploy/` says of the daemon is true of it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use greypit::config::{Config, Loaded};
+use greypit::run::Gateway;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a file of the repository")
+}
+
+/// The metrics that a text names.
+fn metrics(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("greypit_") || word.starts_with("process_")).collect()
+}
+
+/// What a daemon with every part says of itself right after its start.
+async fn scraped(folder: &Path) -> String {
+    let file = folder.join("greypit.toml");
+    let path = folder.display();
+    let config = format!(
+        "data_dir = \"{path}/data\"\n[syslog]\nudp = [\"127.0.0.1:0\"]\ntcp = [\"127.0.0.1:0\"]\n\
+         [milter]\nlisten = [\"unix:{path}/sock\"]\n[[maillog]]\npath = \"{path}/maillog\"\n\
+         [http]\nlisten = \"127.0.0.1:0\"\n"
+    );
+    fs::write(&file, config).expect("write the config");
+    let gateway = Gateway::start(&Loaded::read(Some(&file)).expect("a valid config")).await.expect("it starts");
+    let address = gateway.addresses().iter().find_map(|line| line.strip_prefix("http ")?.split(' ').next());
+    let mut stream = TcpStream::connect(address.expect("it answers HTTP")).await.expect("it answers");
+    let request = b"GET /metrics HTTP/1.1\r\nHost: greypit\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.expect("it listens");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("it answers");
+    gateway.stop().await;
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_of_the_alerts_is_there_from_the_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let answer = scraped(folder.path()).await;
+    let there: BTreeSet<&str> =
+        answer.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(['{', ' ']).next()).collect();
+    let rules = read("deploy/prometheus/greypit.rules.yml");
+    let named = metrics(&rules);
+    assert!(named.len() > 15, "{named:?}");
+    let missing: Vec<_> = named.difference(&there).collect();
+    assert!(missing.is_empty(), "{missing:?} are not in\n{answer}");
+}
+
+#[test]
+fn every_alert_has_a_test() {
+    let (rules, tests) =
+        (read("deploy/prometheus/greypit.rules.yml"), read("deploy/prometheus/greypit.rules.test.yml"));
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(tests.contains(&format!("alertname=\"{alert}\"")), "{alert}");
+    }
+}
+
+#[test]
+fn the_unit_leaves_room_for_the_defaults() {
+    let unit = read("deploy/systemd/greypit.service");
+    let number = |key: &str| -> u64 {
+        let value = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{key} is a number"))
+    };
+    let config = Config::default();
+    assert!(Duration::from_secs(number("TimeoutStopSec")) > config.batch.drain_timeout.0 + Duration::from_secs(10));
+    assert!(number("LimitNOFILE") as usize > config.milter.max_connections + config.syslog.max_connections + 1000);
+}
