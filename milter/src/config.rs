@@ -229,6 +229,10 @@ const IDLE_MAX: Span = Span::seconds(7 * 86_400);
 const CONNECTIONS_MAX: usize = 1_000_000;
 const RECIPIENTS_MAX: usize = 10_000;
 
+/// Postfix may have been told to wait longer than its 30 s, but not for more than this would make sense.
+const PROGRESS_MIN: Span = Span::seconds(1);
+const PROGRESS_MAX: Span = Span::seconds(120);
+
 /// A group's name, at most.
 const GROUP_BYTES_MAX: usize = 64;
 
@@ -246,6 +250,7 @@ impl Config {
         within("max_connections", &self.max_connections, &1, &CONNECTIONS_MAX)?;
         within("max_packet", &self.max_packet, &PACKET_BYTES_MIN, &PACKET_BYTES_MAX)?;
         within("idle_timeout", &self.idle_timeout, &IDLE_MIN, &IDLE_MAX)?;
+        within("postfix.progress_every", &self.postfix.progress_every, &PROGRESS_MIN, &PROGRESS_MAX)?;
         Policy::new(self, "node").map(|_| ())
     }
 
@@ -394,6 +399,10 @@ mod tests {
             ("milter.max_connections: 0 must be from 1", Config { max_connections: 0, ..base() }),
             ("milter.max_packet: 1KiB must be from 64KiB to 64MiB", Config { max_packet: Size(1024), ..base() }),
             ("milter.idle_timeout: 0s must be from 1m to 7d", Config { idle_timeout: Span::seconds(0), ..base() }),
+            (
+                "milter.postfix.progress_every: 0s must be from 1s to 2m",
+                Config { postfix: Postfix { progress_every: Span::seconds(0), ..Postfix::default() }, ..base() },
+            ),
             ("milter.max_delay: is at most", Config { max_delay: Span::seconds(300), ..base() }),
         ] {
             let error = config.validate().unwrap_err().to_string();

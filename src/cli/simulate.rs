@@ -32,19 +32,20 @@ const PROGRESS_LINES: u64 = 1 << 14;
 
 const HELP: &str = "\
 Examples:
-  greypit simulate /var/log/maillog*            with the config's policy, or the default one
+  greypit simulate /var/log/maillog             with the config's policy, or the default one
   greypit simulate --limit 20 -n 50 maillog     the policy with another limit
   zcat maillog.*.gz | greypit simulate --config greypit.toml --json
 
-Reads the from= lines of sendmail, in any order of files. A connection is what one process (pid) of one mail server
-logged for one relay, until it has been silent for an hour. The whole policy is replayed, each mail server by itself:
-limits, rules, allow-lists, the client limit.
+Reads the from= lines of sendmail, in any order of files. A connection is what one process (pid) of one \
+mail server logged for one relay, until it has been silent for an hour. The whole policy is replayed, each mail \
+server by itself: limits, rules, allow-lists, the client limit.
 
-It is a replay, and blind: messages come when the log says they came, as if no answer had been held and nobody had
-given up. A real sender would have slowed down or closed, and come back: take `held` as what it would have cost to go
-on as logged. What the log does not show is not replayed: messages that the mail server refused at MAIL (no from=
-line), messages submitted by a local program (relay=user@localhost; they are counted), recipients (postmaster, abuse),
-max_tarpitted. Postfix does not log its connections this way.";
+It is a replay, and blind: messages come when the log says they came, as if no answer had been held and nobody had \
+given up. A real sender would have slowed down, or closed and come back: `held` is what it would have cost to go on \
+to the last message, `at once` how many connections would then have waited at the same time. What the log does not \
+show is not replayed: messages that the mail server refused at MAIL (no from= line), those that a local program \
+submitted (relay=user@localhost; they are counted as local), recipients (postmaster, abuse). max_tarpitted is taken \
+as never reached. Postfix does not log its connections this way.";
 
 /// What the greypit would have done to the connections in these mail logs
 #[derive(Clone, Debug, clap::Args)]

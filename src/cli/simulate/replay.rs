@@ -27,7 +27,7 @@ pub(super) struct Tally {
 pub(super) struct Total {
     pub(super) all: Tally,
     pub(super) clients_refused: u64,
-    /// Connections whose answer waited at the same time, at most.
+    /// Connections waiting at the same time, at most.
     pub(super) held_at_once: usize,
 }
 
@@ -43,7 +43,6 @@ pub(super) struct Outcome {
 struct State {
     counts: Counts,
     is_seen: bool,
-    held_until: Duration,
 }
 
 /// Replays the policy; every mail server has its own greypit.
@@ -51,7 +50,7 @@ pub(super) fn replay(log: &Log, policy: &Policy, config: &config::Client) -> Out
     let servers: Vec<Clients> = (0..log.servers).map(|_| Clients::new(config)).collect();
     let mut states = vec![State::default(); log.connections.len()];
     let mut clients = vec![Tally::default(); log.clients.len()];
-    let mut held = Held::default();
+    let mut held = Held::new(log.connections.len());
     let began = log.mails.first().map_or(0, |mail| mail.ms);
     for mail in &log.mails {
         let now = Duration::from_millis((mail.ms - began).unsigned_abs());
@@ -67,7 +66,7 @@ pub(super) fn replay(log: &Log, policy: &Policy, config: &config::Client) -> Out
         tally.connections_refused += u64::from(state.counts.refused == 1);
         tally.longest_hold = tally.longest_hold.max(decision.delay);
         tally.held += decision.delay;
-        held.add(now, now + decision.delay, &mut state.held_until);
+        held.add(mail.connection, now, decision.delay);
     }
     let mut total = Total { held_at_once: held.most, ..Total::default() };
     for tally in &clients {
@@ -88,25 +87,60 @@ impl Tally {
     }
 }
 
-/// How many connections are held at the same time.
-#[derive(Debug, Default)]
+/// How many connections wait at the same time, if each goes on to its last message: in the log the next one does not wait
+/// for the answer to the one before, so holds of one connection are put behind each other.
+#[derive(Debug)]
 struct Held {
-    ends: BinaryHeap<Reverse<Duration>>,
+    until: Vec<Duration>,
+    /// Ends and connections; one that has been put off since is found out when it comes.
+    ends: BinaryHeap<Reverse<(Duration, u32)>>,
     most: usize,
 }
 
 impl Held {
-    /// A hold of a connection. In the log its next message does not wait for the answer to this one, but one connection
-    /// is held once at a time: what overlaps its last hold adds nothing.
-    fn add(&mut self, now: Duration, until: Duration, held_until: &mut Duration) {
-        if until <= now || *held_until > now {
+    fn new(connections: usize) -> Held {
+        Held { until: vec![Duration::ZERO; connections], ends: BinaryHeap::new(), most: 0 }
+    }
+
+    fn add(&mut self, connection: u32, now: Duration, delay: Duration) {
+        if delay.is_zero() {
             return;
         }
-        *held_until = until;
-        while self.ends.peek().is_some_and(|Reverse(end)| *end <= now) {
+        while let Some(Reverse((end, ended))) = self.ends.peek().copied().filter(|Reverse((end, _))| *end <= now) {
             self.ends.pop();
+            let until = self.until[ended as usize];
+            if until > end {
+                self.ends.push(Reverse((until, ended)));
+            }
         }
-        self.ends.push(Reverse(until));
+        let until = &mut self.until[connection as usize];
+        if *until > now {
+            *until += delay;
+            return;
+        }
+        *until = now + delay;
+        self.ends.push(Reverse((*until, connection)));
         self.most = self.most.max(self.ends.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_of_one_connection_are_put_behind_each_other() {
+        let mut held = Held::new(3);
+        let mut most = |connection, now, delay| {
+            held.add(connection, Duration::from_secs(now), Duration::from_secs(delay));
+            held.most
+        };
+        // The first is held until 10, then 18, then 26 s.
+        assert_eq!([most(0, 2, 8), most(0, 3, 8), most(0, 3, 8)], [1, 1, 1]);
+        assert_eq!(most(1, 20, 0), 1);
+        assert_eq!(most(1, 25, 1), 2);
+        assert_eq!(most(2, 26, 1), 2);
+        assert_eq!(most(1, 26, 5), 2);
+        assert_eq!(most(0, 26, 5), 3);
     }
 }

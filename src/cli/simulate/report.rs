@@ -102,7 +102,10 @@ impl Report<'_> {
         )?;
         let (held, held_at_once) = (span(all.held), grouped(*held_at_once as u64));
         let most = grouped(self.max_tarpitted as u64);
-        writeln!(out, "held for {held} in all, {held_at_once} at once at most (max_tarpitted = {most})")?;
+        writeln!(
+            out,
+            "held for {held} in all, {held_at_once} at once at most, if nobody gives up (max_tarpitted = {most})"
+        )?;
         writeln!(out)?;
         let header = ["limit", "refused", "", "connections", "clients", "at once", "held"].map(str::to_owned);
         let row = |(limit, total): &(u32, Total)| {
