@@ -14,7 +14,9 @@ fn walk(stream: &[u8]) {
         let length = rest.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize);
         match (frame(rest, PACKET_BYTES_MAX), length) {
             (Frame::Partial, length) => {
-                return assert!(length.is_none_or(|length| (1..=PACKET_BYTES_MAX).contains(&length) && rest.len() < length + 4));
+                return assert!(
+                    length.is_none_or(|length| (1..=PACKET_BYTES_MAX).contains(&length) && rest.len() < length + 4)
+                );
             }
             (Frame::Empty, length) => {
                 assert_eq!(length, Some(0));

@@ -97,7 +97,10 @@ impl Peer<'_> {
             Next::Go => {}
             Next::End => self.ended = true,
             Next::Hold(delay) => {
-                assert!(is_mail && !delay.is_zero() && self.out.len() == before, "only a MAIL is held, before its answer");
+                assert!(
+                    is_mail && !delay.is_zero() && self.out.len() == before,
+                    "only a MAIL is held, before its answer"
+                );
                 held = Some(delay);
             }
         }
@@ -107,7 +110,10 @@ impl Peer<'_> {
         self.check_answers(command, data, before, steps);
         if command == b'O' && data.len() >= 12 {
             self.offered = u32::from_be_bytes([data[8], data[9], data[10], data[11]]);
-            assert_eq!(self.session.steps() & !self.offered, if self.ended { self.session.steps() & !self.offered } else { 0 });
+            assert_eq!(
+                self.session.steps() & !self.offered,
+                if self.ended { self.session.steps() & !self.offered } else { 0 }
+            );
         }
         if command == b'C' && data.contains(&0) || command == b'K' {
             // Another client.
@@ -159,7 +165,11 @@ impl Peer<'_> {
                 b'c' => assert!(data.is_empty()),
                 b'y' => {
                     let (0, text) = data.split_last().expect("a text") else { panic!("no NUL at the end") };
-                    assert!(text.starts_with(b"451 4.7.1 ") || text.starts_with(b"421 4.7.1 "), "{}", text.escape_ascii());
+                    assert!(
+                        text.starts_with(b"451 4.7.1 ") || text.starts_with(b"421 4.7.1 "),
+                        "{}",
+                        text.escape_ascii()
+                    );
                     assert!(text.iter().all(|byte| (b' '..=b'~').contains(byte)), "{}", text.escape_ascii());
                     assert!(text.len() < 512);
                     let percents = text.split(|byte| *byte != b'%').map(<[u8]>::len);
