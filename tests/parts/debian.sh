@@ -6,7 +6,7 @@
 # of that. The tests find them under $GREYPIT_CACHE/parts/debian.
 
 BUILD_PACKAGES=(gcc libc6-dev make curl openssl ca-certificates procps)
-PART_PACKAGES=(sendmail-bin sendmail-cf rsyslog postfix m4 libfaketime)
+PART_PACKAGES=(sendmail-bin sendmail-cf rsyslog postfix m4 libfaketime miltertest)
 
 debian_root=$GREYPIT_CACHE/parts/debian
 apt_options=(-qq -o APT::Sandbox::User=root -o DPkg::Lock::Timeout=120)
@@ -106,12 +106,12 @@ check_debian_parts() {
     local arch program name libraries
     arch=$(uname -m)-linux-gnu
     libraries=$debian_root/usr/lib/$arch:$debian_root/lib/$arch:$debian_root/usr/lib/postfix
-    for program in usr/libexec/sendmail/{sendmail,makemap,mail.local} usr/sbin/{rsyslogd,smtp-sink} usr/bin/m4; do
+    for program in usr/libexec/sendmail/{sendmail,makemap,mail.local} usr/sbin/{rsyslogd,smtp-sink} usr/bin/{m4,miltertest}; do
         if LD_LIBRARY_PATH=$libraries ldd "$debian_root/$program" | grep 'not found'; then
             without "$program lacks a library" || return
         fi
     done
-    for name in sendmail-bin rsyslog postfix libfaketime; do
+    for name in sendmail-bin rsyslog postfix libfaketime miltertest; do
         part_versions+=("$(awk -v name="$name" '$1 == name { print $1, $2 }' "$debian_root/packages")")
     done
     echo "unpacked: ${part_versions[*]}"
@@ -121,6 +121,6 @@ check_debian_parts() {
     if ! unshare --mount --uts --pid --fork --kill-child --mount-proc true; then
         without 'no private namespaces here (unshare)' || return
     fi
-    exercised "${part_versions[0]}, ${part_versions[1]}, smtp-sink of ${part_versions[2]}, ${part_versions[3]}"
+    exercised "${part_versions[0]}, ${part_versions[1]}, smtp-sink of ${part_versions[2]}, ${part_versions[3]}, ${part_versions[4]}"
 }
 part_versions=()
