@@ -164,14 +164,21 @@ fn records_agree_with_the_log() {
     let mut client = Client::connect(mx1.addr());
     assert_eq!(client.mail("bob@sender.example.com", &["alice@mx2.example.org"], "Subject: TLS\n\ntext\n").code, 250);
     client.quit();
+    // Only watched.
+    filtered.set("mode = \"observe\"");
+    filtered.greypit.reload();
+    let mut watched = filtered.flood();
+    assert_pattern(&filtered.send(&mut watched, 12), 12, 0);
     mx1.wait_queue_empty();
     mx2.wait_queue_empty();
 
-    let records = filtered.records(16);
+    let records = filtered.records(16 + 12);
     let mail =
         |verdict: &str| records.iter().filter(|r| r["kind"] == "mail" && r["verdict"] == verdict).collect::<Vec<_>>();
     let accepted = mail("accept");
-    assert_eq!(accepted.len(), 11);
+    assert_eq!(accepted.len(), 11 + 12);
+    let would: Vec<_> = accepted.iter().filter_map(|r| Some((r.get("would")?, r.get("would_delay_ms")?))).collect();
+    assert_eq!(would, [(&"refuse".into(), &0.into()), (&"refuse".into(), &20.into())]);
     for record in &accepted {
         let id = &record["sendmailid"];
         let from = records.iter().find(|r| r["kind"] == "from" && r["sendmailid"] == *id);
@@ -182,7 +189,7 @@ fn records_agree_with_the_log() {
         assert_eq!(record["client_addr"], from["relay_ip"]);
         assert_eq!(record["nrcpts"].to_string(), from["nrcpts"].as_str().expect("all strings"));
         assert!(record["mta"].as_str().is_some_and(|mta| mta.starts_with("8.")), "{record}");
-        assert_eq!((&record["strike"], &record["delay_ms"]), (&0.into(), &0.into()));
+        assert_eq!(record["delay_ms"], 0);
     }
     let ids: Vec<&str> = accepted.iter().map(|r| r["msgid"].as_str().expect("text")).collect();
     assert!(attempts.iter().filter(|a| a.accepted()).all(|a| ids.contains(&a.message_id.as_str())), "{ids:?}");
