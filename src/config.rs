@@ -351,7 +351,7 @@ mod tests {
                 "greypit.toml:3: privacy.key: '***' is what `greypit check` prints",
             ),
             ("[privacy]\nkey = 2468135790\n", "greypit.toml:2: privacy.key: a key is a text in quotes"),
-            ("[milter]\nheaders = [\"a b\"]\n", "greypit.toml:2: milter.headers: 'a b' is no name"),
+            ("[milter]\nheaders = [\"a b\"]\n", "greypit.toml:2: milter.headers: 'a b' is no header field"),
             (
                 "[milter]\nheaders = [\"To\"]\n[privacy]\nhash_local_part = true\nkey = \"0123456789abcdef\"\n",
                 "greypit.toml:2: milter.headers: 'To' names people",

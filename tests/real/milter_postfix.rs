@@ -9,7 +9,7 @@ use std::time::Duration;
 use support::filtered::{Filtered, assert_pattern};
 use support::flood::Flood;
 use support::net::free_port;
-use support::postfix::{Postfix, Setup};
+use support::postfix::{Postfix, Setup, version};
 use support::sendmail::MailNet;
 use support::smtp::Client;
 use support::{debian_command, run, wait_for};
@@ -158,6 +158,16 @@ fn long_delays_need_progress() {
     // The default action, for the rest of the session.
     assert_pattern(&attempts, 3, 0);
     assert!(attempts[0].took >= Duration::from_secs(2), "{attempts:?}");
+
+    run(pf.postfix.inside().args(["postconf", "-e", "milter_default_action = tempfail"]));
+    run(pf.postfix.inside().args(["postfix", "reload"]));
+    pf.postfix.wait_for_lines(1, "reload -- version");
+    let mut flood = pf.filtered.spent();
+    let attempts = pf.filtered.send(&mut flood, 2);
+    for attempt in &attempts {
+        assert_eq!(attempt.mail.text, "451 4.7.1 Service unavailable - try again later");
+    }
+    assert!(attempts[0].took >= Duration::from_secs(2), "{attempts:?}");
     pf.filtered.greypit.terminate();
     pf.end();
 }
@@ -168,8 +178,12 @@ fn the_client_is_who_postfix_says() {
     let milters = "non_smtpd_milters = unix:greypit/sock";
     let mut pf = Attached::start(Setup::pf(1).chrooted().main_cf(LENIENT).main_cf(milters), "accept");
     pf.filtered.start("step = \"10ms\"");
-    let mut client = Client::connect_from(Ipv4Addr::new(127, 0, 6, 1), pf.postfix.addr(), "proxy.example.com");
     for addr in ["192.0.2.7", "192.0.2.8"] {
+        let client = Client::connect_from(Ipv4Addr::new(127, 0, 6, 1), pf.postfix.addr(), "proxy.example.com");
+        let mut flood = Flood::over(client, &format!("proxy-{addr}"));
+        assert_pattern(&pf.filtered.send(&mut flood, 5), 5, 0);
+        // From here on it is another session, for Postfix and for its filter.
+        let mut client = flood.into_client();
         let reply = client.command(&format!("XCLIENT ADDR={addr} NAME=out.sender.example.com"));
         assert_eq!(reply.code, 220, "{reply:?}");
         client.command("EHLO out.sender.example.com");
@@ -177,16 +191,37 @@ fn the_client_is_who_postfix_says() {
         let attempts = pf.filtered.send(&mut flood, 12);
         assert_pattern(&attempts, 10, 2);
         assert!(attempts[11].mail.text.contains(addr), "{:?}", attempts[11]);
-        client = flood.into_client();
     }
-    let accepted = "greypit_milter_messages_total{ending=\"accept\"}";
-    let before = pf.filtered.greypit.series(accepted);
+    // A user who has said who he is.
+    let mut client = Client::connect_from(Ipv4Addr::new(127, 0, 6, 1), pf.postfix.addr(), "proxy.example.com");
+    assert_eq!(client.command("XCLIENT ADDR=192.0.2.9 LOGIN=alice").code, 220);
+    client.command("EHLO laptop.example.com");
+    assert_pattern(&pf.filtered.send(&mut Flood::over(client, "user"), 12), 12, 0);
     let text = "Message-ID: <local@pf1.example.org>\nSubject: by hand\n\ntext\n";
     pf.postfix.submit_locally("alice@sender.example.com", "bob@good.example.net", text);
     pf.filtered.also_accepted("local@pf1.example.org");
-    wait_for("the local message", || (pf.filtered.greypit.series(accepted) > before).then_some(()));
-    assert_eq!(pf.filtered.greypit.series(accepted), before + 1);
-    pf.filtered.greypit.terminate();
+
+    let records = pf.filtered.records(2 * (5 + 12) + 12 + 1);
+    let of = |addr: &str, verdict: &str| {
+        let found = records.iter().filter(|r| r["client_addr"] == addr && r["verdict"] == verdict);
+        found.collect::<Vec<_>>()
+    };
+    assert_eq!(of("127.0.6.1", "accept").len(), 10);
+    for addr in ["192.0.2.7", "192.0.2.8"] {
+        assert_eq!((of(addr, "accept").len(), of(addr, "refuse").len()), (10, 2));
+    }
+    let user = of("192.0.2.9", "accept");
+    assert!(user.len() == 12 && user.iter().all(|r| r["auth"] == "alice" && r["reason"] == "allow"), "{user:?}");
+    let local = of("127.0.0.1", "accept");
+    assert!(local.len() == 1 && local[0]["msgid"] == "", "Postfix has no {{msg_id}}: {local:?}");
+    // Postfix says its queue id after the first recipient, and so does the log.
+    for record in records.iter().filter(|r| r["verdict"] == "accept") {
+        let id = record["sendmailid"].as_str().expect("text");
+        assert!(!id.is_empty(), "{record}");
+        pf.postfix.wait_for_lines(1, &format!(": {id}: from=<{}>", record["mail_from"].as_str().expect("text")));
+        assert_eq!(record["mta"], format!("Postfix {}", version()));
+    }
+    assert!(records.iter().filter(|r| r["verdict"] == "refuse").all(|r| r["sendmailid"] == ""));
     pf.end();
 }
 
@@ -194,7 +229,7 @@ fn the_client_is_who_postfix_says() {
 #[test]
 fn a_deaf_sender_gets_ten_in() {
     let mut pf = Attached::start(Setup::pf(1), "accept");
-    let answers = pf.filtered.sends_without_reading();
+    let answers = pf.filtered.sends_without_reading(10);
     let last = answers.last().expect("answers");
     assert!(last.contains("I can break rules, too. Goodbye."), "{last}");
     let stop = run(pf.postfix.inside().args(["postconf", "-h", "smtpd_hard_error_limit"]));

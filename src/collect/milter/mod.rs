@@ -56,17 +56,13 @@ pub fn sink(submit: Submit, headers: &[String], privacy: Option<Privacy>, regist
     }))
 }
 
-/// Checks `milter.headers`.
+/// Checks that `milter.headers` and `[privacy]` agree.
 ///
 /// # Errors
-/// [`Error::Config`] for what cannot be the name of a header field, and, where local parts are hashed, for a field
-/// that is made of people's names and addresses.
+/// [`Error::Config`], where local parts are hashed, for a field that is made of people's names and addresses.
 pub fn check_headers(headers: &[String], hashed: bool) -> Result<()> {
     let problem = |problem| Err(Error::Config { key: "milter.headers".to_owned(), problem });
     for name in headers {
-        if name.is_empty() || !name.bytes().all(|c| c.is_ascii_graphic() && c != b':') {
-            return problem(format!("'{name}' is no name of a header field; write for example \"Subject\""));
-        }
         if hashed && headers::is_personal(name) {
             return problem(format!("'{name}' names people, so it cannot be had with privacy.hash_local_part"));
         }
