@@ -230,8 +230,9 @@ fn by_greypit(load: &Load) -> (Round, f64, f64) {
     (round, flow, all)
 }
 
-/// Holds the answers of so many connections for four minutes, far longer than this takes.
-const HOLDING: &str = "limit = 10\nstep = \"4m\"\nmax_delay = \"4m\"\nmax_tarpitted = 20000\nmax_connections = 20000\n";
+/// The flooders' third message is held for four minutes, far longer than this takes.
+const HOLDING: &str = "max_tarpitted = 20000\nmax_connections = 20000\n[[milter.rule]]\nname = \"flooders\"\n\
+    clients = [\"198.19.0.0/16\"]\nlimit = 1\nstep = \"4m\"\nmax_delay = \"4m\"\n";
 
 fn hold(load: &Load, wanted: usize) {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -243,27 +244,35 @@ fn hold(load: &Load, wanted: usize) {
     });
     // Only now: the filter has to raise its own limit.
     let held = wanted.min(files() as usize);
+    let idle = holding.memory();
+    let began = Instant::now();
+    let mut sessions: Vec<Session> = (0..held).map(|n| over_the_limit(&holding.socket, n, true)).collect();
+    let seconds = began.elapsed().as_secs_f64();
+    // The other one has the same to do and holds nothing, so that what records cost is in both.
+    for number in 0..held {
+        over_the_limit(&empty.socket, number, false).quit().expect("the filter is there");
+    }
+    for greypit in [&holding, &empty] {
+        greypit.settle();
+    }
+    let is_held = |sessions: &[Session]| sessions.iter().all(|session| !is_readable(session.stream()));
+    assert!(is_held(&sessions), "a connection is not held");
+    let (with, without) = (holding.memory(), empty.memory());
+    println!(
+        "held: {held} connections (made in {seconds:.1} s), {:.0} bytes resident each (target: at most 2048), {} threads; \
+         resident {:.1} MiB at the start, {:.1} MiB now, {:.1} MiB after the same without holding",
+        (with - without) * 1024.0 / held as f64,
+        threads(holding.child.id()),
+        idle / 1024.0,
+        with / 1024.0,
+        without / 1024.0
+    );
+
     let serial = AtomicU64::new(0);
     for greypit in [&holding, &empty] {
         load.run(&greypit.socket, &serial);
         greypit.settle();
     }
-    let before = holding.memory();
-    let began = Instant::now();
-    let mut sessions: Vec<Session> = (0..held).map(|n| over_the_limit(&holding.socket, n, MESSAGES, 1)).collect();
-    let seconds = began.elapsed().as_secs_f64();
-    holding.settle();
-    assert!(sessions.iter().all(|session| !is_readable(session.stream())), "a connection is not held");
-    let after = holding.memory();
-    println!(
-        "held: {held} connections (made in {seconds:.1} s), {:.0} bytes resident each ({:.1} MiB before, {:.1} MiB with them; \
-         target: at most 2048), {} threads",
-        (after - before) * 1024.0 / held as f64,
-        before / 1024.0,
-        after / 1024.0,
-        threads(holding.child.id())
-    );
-
     let mut ratios = Vec::new();
     println!(
         "{:>4}  {:>10} {:>8} {:>8}   {:>10} {:>8} {:>8}",
@@ -290,7 +299,7 @@ fn hold(load: &Load, wanted: usize) {
     }
     println!("p99 of ordinary mail, {held} held by none: {} (target: at most 1.5)", spread(ratios));
 
-    assert!(sessions.iter().all(|session| !is_readable(session.stream())), "a connection is not held");
+    assert!(is_held(&sessions), "a connection is not held");
     let began = Instant::now();
     holding.terminate();
     let (answered, ended) = std::thread::scope(|scope| {
@@ -316,7 +325,15 @@ fn hold_by_c(counter: &Path, wanted: usize) {
     let filter = CountMail::start(counter, folder.path(), &["1", "240"]);
     let held = wanted.min(files() as usize);
     let before = resident_kib(filter.child.id());
-    let sessions: Vec<Session> = (0..held).map(|n| over_the_limit(&filter.socket, n, 1, 0)).collect();
+    let sessions: Vec<Session> = (0..held)
+        .map(|number| {
+            let mut session = Session::open(&filter.socket, number as u64).expect("the filter takes the connection");
+            assert_eq!(session.mail(Message(0)).expect("the filter answers"), Answer::Pass);
+            session.abort().expect("the filter is there");
+            session.mail_unanswered(Message(1)).expect("the filter is there");
+            session
+        })
+        .collect();
     std::thread::sleep(Duration::from_secs(1));
     assert!(sessions.iter().all(|session| !is_readable(session.stream())), "a connection is not held");
     let after = resident_kib(filter.child.id());
@@ -327,19 +344,17 @@ fn hold_by_c(counter: &Path, wanted: usize) {
     );
 }
 
-/// A connection whose last MAIL is not answered yet, after so many that pass and so many that are refused at once.
-fn over_the_limit(socket: &Path, number: usize, pass: u64, refused: u64) -> Session {
-    let mut messages = ((number as u64 + 10_000_000) * 100..).map(Message);
-    let mut next = || messages.next().expect("numbers do not end");
-    let mut session = Session::open(socket, number as u64).expect("the filter takes the connection");
-    for _ in 0..pass {
-        assert_eq!(session.mail(next()).expect("the filter answers"), Answer::Pass);
-        session.abort().expect("the filter is there");
+/// A flooder's connection: one message passes, one is refused at once, one more is not answered yet.
+fn over_the_limit(socket: &Path, number: usize, held: bool) -> Session {
+    let client = mta::FLOODERS + number as u64;
+    let mut session = Session::open(socket, client).expect("the filter takes the connection");
+    let message = |n| Message((number as u64 + 1_000_000_000) * MESSAGES + n);
+    assert_eq!(session.mail(message(0)).expect("the filter answers"), Answer::Pass);
+    session.abort().expect("the filter is there");
+    assert!(matches!(session.mail(message(1)).expect("the filter answers"), Answer::Refused(_)));
+    if held {
+        session.mail_unanswered(message(2)).expect("the filter is there");
     }
-    for _ in 0..refused {
-        assert!(matches!(session.mail(next()).expect("the filter answers"), Answer::Refused(_)));
-    }
-    session.mail_unanswered(next()).expect("the filter is there");
     session
 }
 
@@ -388,7 +403,7 @@ impl Greypit {
         let (socket, config) = (folder.join("sock"), folder.join("greypit.toml"));
         let text = format!(
             "node = \"mx1\"\ndata_dir = {:?}\n[milter]\nlisten = [\"unix:{}\"]\n{milter}[syslog]\nudp = []\ntcp = []\n\
-             [batch]\nwindow = {window:?}\nworkers = 1\ndrain_timeout = \"10m\"\n[store]\nurl = {:?}\n\
+             [batch]\nwindow = {window:?}\nmax_bytes = \"512MiB\"\nworkers = 1\ndrain_timeout = \"10m\"\n[store]\nurl = {:?}\n\
              [http]\nlisten = \"127.0.0.1:{http}\"\n",
             folder.join("data"),
             socket.display(),

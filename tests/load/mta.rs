@@ -14,6 +14,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 /// Bytes of a message, headers and body.
 pub(crate) const MESSAGE_BYTES: usize = 4096;
 
+/// See [`Session::open`].
+pub(crate) const FLOODERS: u64 = 1 << 40;
+
 const VERSION: u32 = 6;
 const ACTIONS: u32 = 0x1ff;
 const STEPS: u32 = 0x1f_ffff;
@@ -81,7 +84,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Connects, negotiates, and goes as far as HELO. `client` numbers the SMTP client.
+    /// Connects, negotiates, and goes as far as HELO. `client` numbers the SMTP client: those from [`FLOODERS`] on are
+    /// in 198.19.0.0/16, the others in 198.18.0.0/16.
     pub(crate) fn open(socket: &Path, client: u64) -> io::Result<Session> {
         let stream = UnixStream::connect(socket)?;
         let macros = DEFAULT_MACROS.map(names);
@@ -247,7 +251,8 @@ impl Session {
     }
 
     fn address(&self) -> String {
-        format!("198.18.{}.{}", self.client / 250 % 250, self.client % 250 + 1)
+        let network = if self.client < FLOODERS { 18 } else { 19 };
+        format!("198.{network}.{}.{}", self.client / 250 % 250, self.client % 250 + 1)
     }
 
     fn send(&mut self, command: u8, data: &[u8]) -> io::Result<()> {
