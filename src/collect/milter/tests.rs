@@ -222,11 +222,8 @@ fn hashing_hides_local_parts_and_leaves_no_exact_bytes() {
 }
 
 #[test]
-fn names_of_headers_are_checked() {
+fn personal_headers_are_refused_where_local_parts_are_hashed() {
     let error = |name: &str, hashed| check_headers(&[name.to_owned()], hashed).map_err(|error| error.to_string());
-    for name in ["", "a b", "a:", "ä"] {
-        assert!(error(name, false).unwrap_err().starts_with("milter.headers: "), "{name}");
-    }
     for name in ["From", "X-Original-To", "Resent-Cc", "Envelope-To"] {
         error(name, false).unwrap();
         assert!(error(name, true).unwrap_err().contains("privacy.hash_local_part"), "{name}");

@@ -82,7 +82,7 @@ impl Expected {
                     && answer.with.iter().all(|name| agreed.has(name))
                     && !answer.without.iter().any(|name| agreed.has(name))
                     && answer.asks.iter().all(|(stage, name)| asked(*stage, name))
-                    && !(answer.asks_nothing && !agreed.asks.is_empty())
+                    && (!answer.asks_nothing || agreed.asks.is_empty())
             }
             (Expected::Text(patterns), reply) => patterns.split(" | ").any(|text| glob(text, &reply.to_string())),
             _ => false,
