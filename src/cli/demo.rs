@@ -1,4 +1,7 @@
-//! `greypit run --demo`: plays a sample of mail-server syslog into the gateway's own sockets and shows what comes out.
+//! `greypit run --demo`: plays a sample of mail-server syslog, and a flood, into the gateway's own sockets and shows what
+//! comes out.
+
+mod flood;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -30,6 +33,10 @@ pub(crate) fn configure(loaded: &mut Loaded) {
     if configured {
         config.data_dir = config.data_dir.join("demo");
         config.maillog.clear();
+        config.milter = greypit_milter::Config {
+            listen: vec![format!("unix:{}", config.data_dir.join("milter.sock").display())],
+            ..greypit_milter::Config::default()
+        };
         config.store =
             store::Config { url: config.data_dir.join("objects").display().to_string(), ..Default::default() };
     }
@@ -63,6 +70,12 @@ async fn try_play(config: &Config, addresses: &[String], store: &Store) -> Resul
         sent += by_udp.iter().map(|line| records_in(line)).sum::<u64>();
     }
     eprintln!("\nPlayed {} lines of four mail servers' syslog into {tcp} and its UDP twin.", lines.len());
+    if let Some(socket) = address("milter unix:") {
+        eprintln!("Playing a mail server whose client sends message after message over one connection …");
+        let outcome = flood::play(&socket, config.milter.limit).await?;
+        say("\nOne sender, one connection, and what the milter said at MAIL:");
+        outcome.lines().for_each(|line| say(&line));
+    }
     eprintln!("Waiting for the objects (a window is 2 s in the demo, 5 minutes otherwise) …");
 
     let began = Instant::now();

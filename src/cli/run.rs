@@ -20,8 +20,8 @@ Signals: SIGTERM and SIGINT drain and end; SIGHUP takes the milter's policy and 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Play a sample of mail-server syslog into the gateway's own sockets and show what comes out; with a config, under
-    /// the folder `demo` in its data_dir
+    /// Play a sample of mail-server syslog, and a flood, into the gateway's own sockets and show what comes out; with a
+    /// config, under the folder `demo` in its data_dir
     #[arg(long)]
     demo: bool,
 }
