@@ -3,6 +3,8 @@
 
 #[path = "milter/runner/conn.rs"]
 mod conn;
+#[path = "milter/runner/faults.rs"]
+mod faults;
 #[path = "milter/runner/matrix.rs"]
 mod matrix;
 #[path = "milter/runner/packet.rs"]
@@ -92,6 +94,16 @@ fn every_command_at_every_stage() {
     let text = std::fs::read_to_string(folder().join("matrix.txt")).expect("tests/milter/matrix.txt");
     let failures = matrix::check(&text);
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+#[test]
+fn without_descriptors_mail_goes_on() {
+    faults::out_of_descriptors();
+}
+
+#[test]
+fn with_a_full_spool_mail_goes_on() {
+    faults::full_spool();
 }
 
 #[test]

@@ -25,13 +25,19 @@ pub(crate) struct Target {
 impl Target {
     /// With these keys of `[milter]`.
     pub(crate) fn start(config: &str) -> Result<Target, String> {
+        let mut target = Target::new(config)?;
+        target.greypit.start();
+        Ok(target)
+    }
+
+    /// The same, not started.
+    pub(crate) fn new(config: &str) -> Result<Target, String> {
         let mut greypit = Greypit::new("mx1");
         let socket = greypit.folder().join("milter.sock");
         let listen = format!("unix:{}", socket.display());
         greypit.set("milter.listen", vec![toml::Value::from(listen)]);
         let mut target = Target { greypit, socket };
         target.set(config)?;
-        target.greypit.start();
         Ok(target)
     }
 

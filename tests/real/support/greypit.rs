@@ -146,6 +146,18 @@ impl Greypit {
         wait_for("the reload", || (reloads(self) > before).then_some(()));
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().expect("greypit runs").id()
+    }
+
+    /// From now on it may have no more descriptors than these.
+    pub(crate) fn limit_descriptors(&self, count: u64) {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let limit = Rlimit { current: Some(count), maximum: Some(count) };
+        prlimit(Pid::from_raw(self.id() as i32), Resource::Nofile, limit).expect("a limit for a child of ours");
+    }
+
     /// Ends the test if it has ended by itself.
     pub(crate) fn assert_alive(&mut self) {
         self.process.as_mut().expect("greypit runs").assert_alive();
