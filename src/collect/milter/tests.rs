@@ -182,6 +182,19 @@ fn headers_are_unfolded_and_decoded() {
 }
 
 #[test]
+fn a_flood_of_encoded_words_stays_encoded() {
+    let subject = |words: usize| format!("Subject: {}\r\n", "=?utf-8?q?a?= ".repeat(words));
+    let block = format!("{}{}Subject: =?utf-8?q?b?=\r\n\r\n", subject(150), subject(150));
+    let peer = peer();
+    let seen = json(&Transaction { headers: block.as_bytes(), ..transaction(&peer, &[]) }, &["subject"]);
+    let values = seen["headers"]["subject"].as_array().expect("three of them");
+    assert_eq!(values[0], "a".repeat(150));
+    assert_eq!(values[1], "=?utf-8?q?a?= ".repeat(150).trim_end());
+    assert_eq!(values[2], "b");
+    assert_eq!(seen["truncated"], serde_json::json!(["headers"]));
+}
+
+#[test]
 fn a_block_that_ends_anywhere_is_read_as_far_as_it_goes() {
     let headers = Headers::new(&["a".to_owned()]);
     for (block, values) in [
