@@ -106,7 +106,8 @@ check_debian_parts() {
     local arch program name libraries
     arch=$(uname -m)-linux-gnu
     libraries=$debian_root/usr/lib/$arch:$debian_root/lib/$arch:$debian_root/usr/lib/postfix
-    for program in usr/libexec/sendmail/{sendmail,makemap,mail.local} usr/sbin/{rsyslogd,smtp-sink} usr/bin/{m4,miltertest}; do
+    for program in usr/libexec/sendmail/{sendmail,makemap,mail.local} usr/sbin/{rsyslogd,smtp-sink,smtp-source} \
+        usr/lib/postfix/sbin/{master,smtpd} usr/bin/{m4,miltertest}; do
         if LD_LIBRARY_PATH=$libraries ldd "$debian_root/$program" | grep 'not found'; then
             without "$program lacks a library" || return
         fi
@@ -121,6 +122,6 @@ check_debian_parts() {
     if ! unshare --mount --uts --pid --fork --kill-child --mount-proc true; then
         without 'no private namespaces here (unshare)' || return
     fi
-    exercised "${part_versions[0]}, ${part_versions[1]}, smtp-sink of ${part_versions[2]}, ${part_versions[3]}, ${part_versions[4]}"
+    exercised "${part_versions[0]}, ${part_versions[1]}, ${part_versions[2]}, ${part_versions[3]}, ${part_versions[4]}"
 }
 part_versions=()

@@ -36,7 +36,8 @@ impl Attached {
         self.sendmail.wait_queue_empty();
         self.filtered.nothing_is_lost(&self.net);
         // A session that ends after a refused MAIL leaves a line as well, of no size.
-        let is_message = |line: &&String| line.contains(": from=<alice@") && !line.contains(", size=0, ");
+        let is_message =
+            |line: &&String| line.contains(": from=<alice@flood.example.com>, size=") && !line.contains(", size=0, ");
         let logged = || self.syslog.lines().iter().filter(is_message).count();
         let accepted = self.net.kept().len();
         wait_for("the log", || (logged() >= accepted).then_some(()));
