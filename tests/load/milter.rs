@@ -246,7 +246,7 @@ fn hold(load: &Load, wanted: usize) {
     let held = wanted.min(files() as usize);
     let idle = holding.memory();
     let began = Instant::now();
-    let mut sessions: Vec<Session> = (0..held).map(|n| over_the_limit(&holding.socket, n, true)).collect();
+    let sessions: Vec<Session> = (0..held).map(|n| over_the_limit(&holding.socket, n, true)).collect();
     let seconds = began.elapsed().as_secs_f64();
     // The other one has the same to do and holds nothing, so that what records cost is in both.
     for number in 0..held {
@@ -255,7 +255,6 @@ fn hold(load: &Load, wanted: usize) {
     for greypit in [&holding, &empty] {
         greypit.settle();
     }
-    let is_held = |sessions: &[Session]| sessions.iter().all(|session| !is_readable(session.stream()));
     assert!(is_held(&sessions), "a connection is not held");
     let (with, without) = (holding.memory(), empty.memory());
     println!(
@@ -299,25 +298,38 @@ fn hold(load: &Load, wanted: usize) {
     }
     println!("p99 of ordinary mail, {held} held by none: {} (target: at most 1.5)", spread(ratios));
 
+    terminate(holding, sessions, "open windows shipped");
+    let sessions = (0..held).map(|n| over_the_limit(&empty.socket, n + held, true)).collect();
+    empty.settle();
+    terminate(empty, sessions, "open windows left in the spool");
+}
+
+/// SIGTERM with all held: each must get its answer, and the process must end.
+fn terminate(greypit: Greypit, mut sessions: Vec<Session>, drain: &str) {
+    let held = sessions.len();
     assert!(is_held(&sessions), "a connection is not held");
     let began = Instant::now();
-    holding.terminate();
+    greypit.terminate();
     let (answered, ended) = std::thread::scope(|scope| {
         let answered = scope.spawn(|| {
             let answers = sessions.iter_mut().filter_map(|session| session.answer().ok());
             let answered = answers.filter(|answer| matches!(answer, Answer::Refused(text) if text.len() > 1)).count();
             (answered, began.elapsed())
         });
-        let ended = holding.wait();
+        let ended = greypit.wait();
         (answered.join().expect("sockets can be read"), ended.duration_since(began))
     });
     println!(
-        "SIGTERM with {held} held: {} answered within {:.0} ms, ended after {:.0} ms (target: all, under 1000 ms)",
+        "SIGTERM with {held} held: {} answered within {:.0} ms, ended after {:.0} ms, {drain} (target: all, under 1000 ms)",
         answered.0,
         answered.1.as_secs_f64() * 1e3,
         ended.as_secs_f64() * 1e3
     );
-    empty.finish();
+}
+
+/// Whether none of them has been answered.
+fn is_held(sessions: &[Session]) -> bool {
+    sessions.iter().all(|session| !is_readable(session.stream()))
 }
 
 fn hold_by_c(counter: &Path, wanted: usize) {

@@ -33,6 +33,13 @@ const TICK: Duration = Duration::from_millis(250);
 /// Written at a time: bounds the memory of one wake-up.
 const WRITE_BYTES: usize = 1 << 20;
 
+/// A source of many small groups (the milter: one a message) would wake this thread, and have it write, for each of
+/// them. After a small group it waits so long for more; the fsync is not due for longer than that.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// A larger group is worth a write of its own.
+const SMALL_BYTES: usize = 32 << 10;
+
 /// Enough for a new segment's header and snapshot on a full disk.
 const RESERVE_BYTES: usize = 1 << 20;
 
@@ -224,8 +231,12 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => return Ok(Turn::Go),
             Err(RecvTimeoutError::Disconnected) => return Ok(Turn::Ended),
         };
+        let is_small = matches!(&first, Message::Group(group, _) if group.bytes() < SMALL_BYTES);
         self.accept(first);
         if self.config.sync != Sync::Each {
+            if is_small && self.interval() > GATHER {
+                std::thread::sleep(GATHER);
+            }
             let mut bytes = 0;
             while bytes < WRITE_BYTES {
                 let Ok(message) = self.queue.try_recv() else { break };
