@@ -6,6 +6,7 @@ mod support;
 use std::path::Path;
 use support::debian_command;
 use support::greypit::Greypit;
+use support::net::free_port;
 use toml::{Table, Value};
 
 fn set(greypit: &mut Greypit, prefix: &str, keys: Table) {
@@ -18,7 +19,7 @@ fn set(greypit: &mut Greypit, prefix: &str, keys: Table) {
     }
 }
 
-/// Runs a script against a greypit of its own, which goes on serving and ends in order.
+/// Runs a script against a greypit of its own, over a unix socket and over TCP; it goes on serving.
 fn run(script: &str) -> Greypit {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/milter").join(script);
     let text = std::fs::read_to_string(&script).expect("a script");
@@ -27,19 +28,22 @@ fn run(script: &str) -> Greypit {
         .filter_map(|line| line.strip_prefix("-- config: "))
         .fold(String::new(), |all, key| all + key + "\n");
     let mut greypit = Greypit::new("mx1");
-    let socket = format!("unix:{}", greypit.folder().join("milter.sock").display());
-    greypit.set("milter.listen", vec![Value::from(socket.as_str())]);
+    let unix = format!("unix:{}", greypit.folder().join("milter.sock").display());
+    let sockets = [unix, format!("inet:{}@127.0.0.1", free_port())];
+    greypit.set("milter.listen", sockets.iter().map(|socket| Value::from(socket.as_str())).collect::<Vec<_>>());
     set(&mut greypit, "milter", keys.parse().expect("keys of [milter]"));
     greypit.start();
-    let mut miltertest = debian_command("usr/bin/miltertest");
-    miltertest.arg("-s").arg(&script).arg("-D").arg(format!("SOCKET={socket}"));
-    support::run(&mut miltertest);
+    for socket in sockets {
+        let mut miltertest = debian_command("usr/bin/miltertest");
+        miltertest.arg("-s").arg(&script).arg("-D").arg(format!("SOCKET={socket}"));
+        support::run(&mut miltertest);
+    }
     greypit.assert_alive();
     assert_eq!(greypit.metric("greypit_milter_fail_open_total"), Some(0.0));
     greypit
 }
 
-/// The same, and what was counted by the end.
+/// The same, and what each run has left in the counts; then it ends in order.
 fn run_and_count(script: &str, accepted: u64, refused: u64) {
     let mut greypit = run(script);
     let messages = |ending: &str, expected: u64| {
@@ -51,8 +55,8 @@ fn run_and_count(script: &str, accepted: u64, refused: u64) {
             (value == expected).then_some(())
         });
     };
-    messages("accept", accepted);
-    messages("refuse", refused);
+    messages("accept", 2 * accepted);
+    messages("refuse", 2 * refused);
     assert!(greypit.end().success());
 }
 

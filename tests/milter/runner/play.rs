@@ -185,6 +185,14 @@ impl Player<'_> {
                     return Err(format!("expected no answer, got {}", self.conn()?.read()?));
                 }
             }
+            Step::Expect(Expected::Kept(then)) => {
+                Expected::Text("progress".to_owned()).check(&self.conn()?.read()?)?;
+                let mut reply = Reply::Progress;
+                while reply == Reply::Progress {
+                    reply = self.conn()?.read()?;
+                }
+                Expected::Text(then.clone()).check(&reply)?;
+            }
             Step::Expect(expected) => expected.check(&self.conn()?.read()?)?,
             Step::Held(least) => {
                 let held = self.conn()?.held();

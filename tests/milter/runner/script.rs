@@ -56,6 +56,8 @@ pub(crate) enum Expected {
     /// No answer to what was sent.
     Nothing,
     Agreed(Answer),
+    /// PROGRESS, any number of times, then this.
+    Kept(String),
     /// By its words, where `*` stands for anything; several, separated by ` | `.
     Text(String),
 }
@@ -153,6 +155,10 @@ fn parse_step(verb: &str, rest: &str) -> Result<Step, String> {
         (">", [command, arguments @ ..]) => parse_command(&command.text()?, arguments)?,
         ("<", [word, answer @ ..]) if word.is("OPTNEG") => Step::Expect(Expected::Agreed(parse_answer(answer)?)),
         ("<", [word]) if word.is("none") => Step::Expect(Expected::Nothing),
+        ("<", [word, _, ..]) if word.is("progress,") => {
+            let text = rest.strip_prefix("progress, then ").ok_or("progress, then what?")?;
+            Step::Expect(Expected::Kept(text.to_owned()))
+        }
         ("<", [_, ..]) => Step::Expect(Expected::Text(rest.to_owned())),
         ("on", [name]) => Step::On(name.text()?),
         ("held", [at_least, span]) if at_least.is(">=") => Step::Held(milliseconds(&span.text()?)?),
