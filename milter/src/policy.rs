@@ -125,6 +125,8 @@ pub struct Decision<'p> {
     pub limit: u32,
     /// How long the answer waits.
     pub delay: Duration,
+    /// The client's own limit counted a refusal, whichever decided.
+    pub counted_for_client: bool,
 }
 
 /// The compiled rules.
@@ -174,7 +176,7 @@ impl Policy {
         counts.passed = false;
         if self.allow.any_holds(subject) {
             let (verdict, delay) = (Ending::Accept, Duration::ZERO);
-            return Decision { verdict, rule: ALLOW, strike: 0, limit: 0, delay };
+            return Decision { verdict, rule: ALLOW, strike: 0, limit: 0, delay, counted_for_client: false };
         }
         let limits = self.limits(subject);
         counts.messages = counts.messages.saturating_add(1);
@@ -186,7 +188,7 @@ impl Policy {
         };
         let connection = |strike, delay, verdict| {
             let (rule, limit) = (limits.label.as_str(), limits.limit);
-            Decision { verdict, rule, strike, limit, delay }
+            Decision { verdict, rule, strike, limit, delay, counted_for_client: client_strike > 0 }
         };
         if !is_full && client_strike == 0 {
             counts.used = counts.used.saturating_add(1);
@@ -206,6 +208,21 @@ impl Policy {
             (decision.verdict, decision.delay) = (Ending::Close, Duration::ZERO);
         }
         decision
+    }
+
+    /// Decides anew on a message that was refused, by a policy that came since. `before`: the counts as they were then.
+    pub fn decide_again(
+        &self,
+        subject: &Subject<'_>,
+        before: &mut Counts,
+        counted_for_client: bool,
+        clients: &Clients,
+        now: Duration,
+    ) -> Decision<'_> {
+        if let (Some(addr), true) = (subject.addr, counted_for_client) {
+            clients.take_back(addr);
+        }
+        self.decide(subject, before, clients, now)
     }
 
     fn limits(&self, subject: &Subject<'_>) -> &Limits {

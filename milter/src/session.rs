@@ -189,6 +189,7 @@ struct Held {
     answer: Box<[u8]>,
     /// As they were before this MAIL.
     before: Counts,
+    counted_for_client: bool,
 }
 
 impl Session {
@@ -378,6 +379,7 @@ impl Session {
             delay,
             answer: answer(&rules.policy, &decision, &subject),
             before,
+            counted_for_client: decision.counted_for_client,
         }));
         Next::Hold(delay)
     }
@@ -401,7 +403,9 @@ impl Session {
         let Context { rules, shared, now } = *context;
         let subject = subject(&self.peer);
         let mut counts = held.before;
-        let decision = rules.policy.decide(&subject, &mut counts, &shared.clients, now.steady);
+        let counted = held.counted_for_client;
+        let decision = rules.policy.decide_again(&subject, &mut counts, counted, &shared.clients, now.steady);
+        held.counted_for_client = decision.counted_for_client;
         self.counts = counts;
         if decision.verdict == Ending::Accept || rules.mode == Mode::Observe {
             let waited = now.steady.saturating_sub(held.mail.started.steady);

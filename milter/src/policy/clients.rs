@@ -119,6 +119,11 @@ impl Clients {
         self.lock().offer(addr, limit, may_pass, now)
     }
 
+    /// Uncounts the latest refusal, of a message that is decided on anew.
+    pub(super) fn take_back(&self, addr: IpAddr) {
+        self.lock().take_back(addr);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         // A panic cannot leave a count half written.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -206,6 +211,14 @@ impl Ring {
         self.refused[at] = self.refused[at].saturating_add(1);
         self.refused.iter().map(|count| u32::from(*count)).sum()
     }
+
+    fn take_back(&mut self) {
+        let at = Ring::at(self.slot);
+        let latest = (0..SLOTS).map(|back| (at + SLOTS - back) % SLOTS).find(|at| self.refused[*at] > 0);
+        if let Some(latest) = latest {
+            self.refused[latest] -= 1;
+        }
+    }
 }
 
 /// An index, the entries, and a list through them. No entry is ever freed before the table is: its place is used again.
@@ -241,6 +254,12 @@ impl Table {
         let ring = &mut self.entries[place as usize].ring;
         ring.advance(slot);
         ring.offer(limit, may_pass)
+    }
+
+    fn take_back(&mut self, addr: IpAddr) {
+        if let Some(place) = self.index.get(&self.shape.client(addr)) {
+            self.entries[*place as usize].ring.take_back();
+        }
     }
 
     /// A place for a new client, not yet in the list.

@@ -144,8 +144,14 @@ mod tests {
 
     #[test]
     fn what_is_in_braces_is_filled_in() {
-        let decision =
-            Decision { verdict: Ending::Refuse, rule: "lists/client", strike: 1, limit: 100, delay: Duration::ZERO };
+        let decision = Decision {
+            verdict: Ending::Refuse,
+            rule: "lists/client",
+            strike: 1,
+            limit: 100,
+            delay: Duration::ZERO,
+            counted_for_client: false,
+        };
         let fill = |text: &str, addr: Option<&str>| {
             let subject = Subject { addr: addr.map(|addr| addr.parse().unwrap()), ..Subject::default() };
             let mut out = b"before".to_vec();

@@ -362,10 +362,29 @@ proptest! {
     fn an_answer_is_one_short_line(octets in any::<[u8; 16]>(), limit in any::<u32>(), is_close in any::<bool>()) {
         let policy = policy(&two_rules());
         let verdict = if is_close { Ending::Close } else { Ending::Refuse };
-        let decision = Decision { verdict, rule: "lists/client", strike: 1, limit, delay: Duration::ZERO };
+        let decision = Decision { verdict, rule: "lists/client", strike: 1, limit, delay: Duration::ZERO, counted_for_client: false };
         let mut out = Vec::new();
         policy.answer(&decision, &Subject { addr: Some(octets.into()), ..Subject::default() }, &mut out);
         prop_assert!(out.len() <= 510 && out.iter().all(|byte| (b' '..=b'~').contains(byte)));
         prop_assert_eq!(out.starts_with(b"421 4."), is_close);
     }
+}
+
+#[test]
+fn deciding_again_counts_a_message_once() {
+    let client = Client { limit: 1, ..Client::default() };
+    let config = Config { limit: 0, client, ..Config::default() };
+    let (policy, clients) = (Policy::new(&config, "mx1").unwrap(), Clients::new(&config.client));
+    let subject = Subject { addr: Some([192, 0, 2, 1].into()), ..Subject::default() };
+    let mut counts = Counts::default();
+    let mail = |counts: &mut Counts| policy.decide(&subject, counts, &clients, Duration::ZERO);
+    mail(&mut counts);
+    let before = counts;
+    let first = mail(&mut counts);
+    assert_eq!((first.strike, first.counted_for_client), (1, true));
+    for _ in 0..5 {
+        let again = policy.decide_again(&subject, &mut { before }, true, &clients, Duration::ZERO);
+        assert_eq!(again, first);
+    }
+    assert_eq!(mail(&mut counts).strike, 2);
 }
