@@ -12,128 +12,27 @@
 //! A second ABORT, a second HELO (STARTTLS, EHLO again), commands out of order and macros without any are usual and
 //! mean nothing. What makes no sense is counted and answered with "continue": it must not cost mail.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+mod context;
+mod negotiation;
+mod text;
 
-use greypit_pipeline::Result;
+use std::time::Duration;
 
-use crate::config::{Config, Mode};
-use crate::metrics::{Cut, FailOpen, Metrics};
-use crate::policy::{Clients, Counts, Decision, Policy, Subject};
-use crate::transaction::{Ending, Peer, Sink, Transaction};
-use crate::wire::{Command, MacroStage, Reply, Stage, Texts, VERSION_MAX, VERSION_MIN, WireError, flag, wants_reply};
+use crate::config::Mode;
+use crate::metrics::{Cut, FailOpen};
+use crate::policy::{Counts, Decision, Policy, Subject};
+use crate::transaction::{Ending, Peer, Transaction};
+use crate::wire::{Command, Reply, Stage, Texts, WireError, wants_reply};
 
-/// Longer texts of a client are cut in the record. SMTP lines are shorter: RFC 5321 section 4.5.3.1.
-pub const TEXT_BYTES_MAX: usize = 4096;
+pub use context::{Context, Now, Rules, Shared};
+pub use text::TEXT_BYTES_MAX;
+use text::{address, bare, kept, number, strip_prefix_ignore_case};
 
 /// Parameters of one MAIL that are kept.
 const ARGS_MAX: usize = 32;
 
 /// Bytes of the header fields that one message may leave here.
 const HEADER_BYTES_MAX: usize = 64 << 10;
-
-/// The steps without which everything is still seen.
-const STEPS: u32 = flag::NO_BODY
-    | flag::NO_EOH
-    | flag::NO_UNKNOWN
-    | flag::NO_DATA
-    | flag::NR_CONNECT
-    | flag::NR_HELO
-    | flag::NR_RCPT
-    | flag::NR_DATA
-    | flag::NR_HEADER
-    | flag::NR_EOH
-    | flag::NR_UNKNOWN
-    | flag::NR_BODY;
-
-/// For a connection that is not to be looked at: no step at all.
-const STEPS_UNSEEN: u32 =
-    STEPS | flag::NO_CONNECT | flag::NO_HELO | flag::NO_MAIL | flag::NO_RCPT | flag::NO_HEADERS | flag::NR_MAIL;
-
-/// The macros that the record and the rules are made of. Both mail servers send just these where they are asked to.
-const MACROS: &[(MacroStage, &str)] = &[
-    (MacroStage::Connect, "j v {daemon_name} {client_addr} {client_resolve}"),
-    (MacroStage::Helo, "{tls_version} {cipher}"),
-    (MacroStage::Mail, "i {auth_authen} {tls_version} {cipher}"),
-    (MacroStage::Rcpt, "i"),
-    (MacroStage::Eom, "i {msg_id} {msg_size}"),
-];
-
-/// What the config says to a session. Made anew by a reload.
-#[derive(Debug)]
-pub struct Rules {
-    /// Decides.
-    pub policy: Policy,
-    /// Whether what it decides is done.
-    pub mode: Mode,
-    /// Names of wanted header fields; none: no headers are asked for.
-    pub headers: Vec<Vec<u8>>,
-    /// Recipients kept.
-    pub recipients_max: usize,
-    /// Answers held at the same time.
-    pub tarpitted_max: usize,
-    /// Keep long delays of Postfix alive, this often.
-    pub progress: Option<Duration>,
-}
-
-impl Rules {
-    /// Makes them from the section.
-    ///
-    /// # Errors
-    /// Names the key that cannot be right.
-    pub fn new(config: &Config, node: &str) -> Result<Rules> {
-        Ok(Rules {
-            policy: Policy::new(config, node)?,
-            mode: config.mode,
-            headers: config.headers.iter().map(|name| name.clone().into_bytes()).collect(),
-            recipients_max: config.max_recipients,
-            tarpitted_max: config.max_tarpitted,
-            progress: config.postfix.progress.then_some(config.postfix.progress_every.0),
-        })
-    }
-
-    fn wants_header(&self, name: &[u8]) -> bool {
-        self.headers.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
-    }
-}
-
-/// What all sessions share.
-#[derive(Clone)]
-pub struct Shared {
-    /// What clients have done lately.
-    pub clients: Arc<Clients>,
-    /// Takes finished transactions.
-    pub sink: Sink,
-    /// The figures.
-    pub metrics: Metrics,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("clients", &self.clients).finish_non_exhaustive()
-    }
-}
-
-/// A moment, by both clocks.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Since any fixed moment; never goes back.
-    pub steady: Duration,
-    /// The time of day.
-    pub wall: SystemTime,
-}
-
-/// What a session looks at while it handles a command.
-#[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
-    /// As the config is now.
-    pub rules: &'a Rules,
-    /// Of all sessions.
-    pub shared: &'a Shared,
-    /// The moment.
-    pub now: Now,
-}
 
 /// What is to be done after a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,21 +143,19 @@ impl Session {
         Next::Go
     }
 
-    fn negotiate(&mut self, offer: [u32; 3], context: &Context<'_>, out: &mut Vec<u8>) -> Next {
-        let [version, actions, steps] = offer;
-        if version < VERSION_MIN {
-            context.shared.metrics.fail_open(FailOpen::Version);
-            return Next::End;
+    fn negotiate(&mut self, [version, actions, steps]: [u32; 3], context: &Context<'_>, out: &mut Vec<u8>) -> Next {
+        let wanted = negotiation::wanted(self.unseen, !context.rules.headers.is_empty());
+        match negotiation::answer(version, actions, steps & wanted) {
+            Some(answer) => {
+                self.steps = steps & wanted;
+                answer.emit(out);
+                Next::Go
+            }
+            None => {
+                context.shared.metrics.fail_open(FailOpen::Version);
+                Next::End
+            }
         }
-        let mut wanted = if self.unseen { STEPS_UNSEEN } else { STEPS };
-        if context.rules.headers.is_empty() {
-            wanted |= flag::NO_HEADERS;
-        }
-        self.steps = steps & wanted;
-        let actions = actions & flag::SET_MACROS;
-        let macros = if actions == 0 { &[] } else { MACROS };
-        Reply::Negotiate { version: version.min(VERSION_MAX), actions, steps: self.steps, macros }.emit(out);
-        Next::Go
     }
 
     /// What only adds to what is known.
@@ -491,27 +388,4 @@ fn answer(policy: &Policy, decision: &Decision<'_>, subject: &Subject<'_>) -> Bo
     let mut answer = Vec::with_capacity(128);
     policy.answer(decision, subject, &mut answer);
     answer.into()
-}
-
-fn kept(text: &[u8]) -> Vec<u8> {
-    text[..text.len().min(TEXT_BYTES_MAX)].to_vec()
-}
-
-/// Without angle brackets.
-fn bare(path: &[u8]) -> &[u8] {
-    path.strip_prefix(b"<").and_then(|path| path.strip_suffix(b">")).unwrap_or(path)
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-fn address(text: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(text).ok()?;
-    Some(text.strip_prefix("IPv6:").unwrap_or(text).parse::<IpAddr>().ok()?.to_canonical())
-}
-
-fn strip_prefix_ignore_case<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
-    let (head, rest) = text.split_at_checked(prefix.len())?;
-    head.eq_ignore_ascii_case(prefix).then_some(rest)
 }

@@ -276,3 +276,22 @@ async fn long_holds_of_postfix_are_kept_alive() {
     }
     assert!(is_refused(last));
 }
+
+#[tokio::test]
+async fn a_silent_mail_server_is_gone_after_a_while_and_its_message_is_recorded() {
+    let running = Running::start(Config { idle_timeout: Span(Duration::from_millis(50)), ..Config::default() });
+    let mut mta = Mta::connect(&running).await;
+    assert_eq!(mta.mail().await.unwrap(), b"c");
+    assert_eq!(mta.answer().await, None);
+    running.until("greypit_milter_connections", 0.0).await;
+    assert_eq!(running.ended(), [(Ending::Abort, None)]);
+}
+
+#[tokio::test]
+async fn a_hold_is_not_silence() {
+    let idle = Span(Duration::from_millis(50));
+    let hold = Span(Duration::from_millis(300));
+    let running = Running::start(Config { limit: 1, step: hold, idle_timeout: idle, ..Config::default() });
+    let mut mta = held(&running).await;
+    assert!(is_refused(mta.answer().await));
+}
