@@ -8,8 +8,7 @@
 //!
 //! **Held** (`-- --held 10000`, the default). So many connections wait for the answer to the MAIL that is over the limit
 //! while the same sixteen deliver ordinary mail; the reference is a second greypit that holds none, in turn. Then SIGTERM:
-//! every held connection must get its answer, and the process must end. `--held-by-c 4000` does the same with the filter
-//! in C, whose connections wait as sleeping threads.
+//! every held connection must get its answer, and the process must end.
 //!
 //! Other arguments: `--pairs 5`, `--seconds 4`, `--pause-us 0` (between the commands of a message, as an SMTP client
 //! makes it), `--no-mail`.
@@ -55,10 +54,6 @@ fn main() -> ExitCode {
     match argument("--held").unwrap_or(10_000) {
         0 => {}
         held => hold(&load, held),
-    }
-    match argument("--held-by-c").unwrap_or(0) {
-        0 => {}
-        held => hold_by_c(&counter, held),
     }
     ExitCode::SUCCESS
 }
@@ -208,7 +203,7 @@ fn mail(counter: &Path, load: &Load) {
 
 fn by_c(counter: &Path, load: &Load) -> (Round, f64) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let filter = CountMail::start(counter, folder.path(), &[]);
+    let filter = CountMail::start(counter, folder.path());
     let round = load.run(&filter.socket, &AtomicU64::new(0));
     let cpu = cpu_of(filter.child.id()) * 1e6 / round.messages as f64;
     (round, cpu)
@@ -217,7 +212,7 @@ fn by_c(counter: &Path, load: &Load) -> (Round, f64) {
 /// CPU a message while mail flows, and all of it until the records are in the store.
 fn by_greypit(load: &Load) -> (Round, f64, f64) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let greypit = Greypit::start(folder.path(), "", "1h");
+    let greypit = Greypit::start(folder.path(), "", "window = \"1h\"\n");
     let before = children_cpu();
     let round = load.run(&greypit.socket, &AtomicU64::new(0));
     // The last records' fsync.
@@ -239,8 +234,8 @@ fn hold(load: &Load, wanted: usize) {
     let [holding, empty] = ["holding", "empty"].map(|name| {
         let folder = folder.path().join(name);
         fs::create_dir(&folder).expect("the folder is made");
-        // A window so short that at the end there is little left to compress.
-        Greypit::start(&folder, HOLDING, "1s")
+        // Compressing has its memory and its time elsewhere: see `mail`, and the end of this.
+        Greypit::start(&folder, HOLDING, "window = \"1h\"\nflush_on_exit = false\n")
     });
     // Only now: the filter has to raise its own limit.
     let held = wanted.min(files() as usize);
@@ -298,14 +293,19 @@ fn hold(load: &Load, wanted: usize) {
     }
     println!("p99 of ordinary mail, {held} held by none: {} (target: at most 1.5)", spread(ratios));
 
-    terminate(holding, sessions, "open windows shipped");
-    let sessions = (0..held).map(|n| over_the_limit(&empty.socket, n + held, true)).collect();
-    empty.settle();
-    terminate(empty, sessions, "open windows left in the spool");
+    terminate(holding, sessions, "records left in the spool");
+    drop(empty);
+
+    // Windows so short that when it is asked to end it has little more to ship than what was held.
+    let shipping = Greypit::start(folder.path(), HOLDING, "window = \"1s\"\n");
+    let sessions = (0..held).map(|n| over_the_limit(&shipping.socket, n, true)).collect();
+    shipping.settle();
+    wait_for("the store", || shipping.gauge("greypit_waiting_events") == Some(0.0));
+    terminate(shipping, sessions, "their records compressed and stored");
 }
 
 /// SIGTERM with all held: each must get its answer, and the process must end.
-fn terminate(greypit: Greypit, mut sessions: Vec<Session>, drain: &str) {
+fn terminate(mut greypit: Greypit, mut sessions: Vec<Session>, drain: &str) {
     let held = sessions.len();
     assert!(is_held(&sessions), "a connection is not held");
     let began = Instant::now();
@@ -330,30 +330,6 @@ fn terminate(greypit: Greypit, mut sessions: Vec<Session>, drain: &str) {
 /// Whether none of them has been answered.
 fn is_held(sessions: &[Session]) -> bool {
     sessions.iter().all(|session| !is_readable(session.stream()))
-}
-
-fn hold_by_c(counter: &Path, wanted: usize) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let filter = CountMail::start(counter, folder.path(), &["1", "240"]);
-    let held = wanted.min(files() as usize);
-    let before = resident_kib(filter.child.id());
-    let sessions: Vec<Session> = (0..held)
-        .map(|number| {
-            let mut session = Session::open(&filter.socket, number as u64).expect("the filter takes the connection");
-            assert_eq!(session.mail(Message(0)).expect("the filter answers"), Answer::Pass);
-            session.abort().expect("the filter is there");
-            session.mail_unanswered(Message(1)).expect("the filter is there");
-            session
-        })
-        .collect();
-    std::thread::sleep(Duration::from_secs(1));
-    assert!(sessions.iter().all(|session| !is_readable(session.stream())), "a connection is not held");
-    let after = resident_kib(filter.child.id());
-    println!(
-        "held by C: {held} connections, {:.0} bytes resident each, {} threads",
-        (after - before) * 1024.0 / held as f64,
-        threads(filter.child.id())
-    );
 }
 
 /// A flooder's connection: one message passes, one is refused at once, one more is not answered yet.
@@ -387,9 +363,9 @@ struct CountMail {
 }
 
 impl CountMail {
-    fn start(program: &Path, folder: &Path, limit: &[&str]) -> CountMail {
+    fn start(program: &Path, folder: &Path) -> CountMail {
         let socket = folder.join("sock");
-        let child = Command::new(program).arg(&socket).args(limit).spawn().expect("the filter starts");
+        let child = Command::new(program).arg(&socket).spawn().expect("the filter starts");
         wait_for("the filter in C", || UnixStream::connect(&socket).is_ok());
         CountMail { child, socket }
     }
@@ -410,12 +386,12 @@ struct Greypit {
 }
 
 impl Greypit {
-    fn start(folder: &Path, milter: &str, window: &str) -> Greypit {
+    fn start(folder: &Path, milter: &str, batch: &str) -> Greypit {
         let http = free_port();
         let (socket, config) = (folder.join("sock"), folder.join("greypit.toml"));
         let text = format!(
             "node = \"mx1\"\ndata_dir = {:?}\n[milter]\nlisten = [\"unix:{}\"]\n{milter}[syslog]\nudp = []\ntcp = []\n\
-             [batch]\nwindow = {window:?}\nmax_bytes = \"512MiB\"\nworkers = 1\ndrain_timeout = \"10m\"\n[store]\nurl = {:?}\n\
+             [batch]\n{batch}max_bytes = \"512MiB\"\nworkers = 1\ndrain_timeout = \"10m\"\n[store]\nurl = {:?}\n\
              [http]\nlisten = \"127.0.0.1:{http}\"\n",
             folder.join("data"),
             socket.display(),
@@ -448,11 +424,10 @@ impl Greypit {
         metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
-    /// Waits until every record is in the store, so that what comes next is not measured with it.
+    /// Waits until every record is in the spool, so that what comes next is not measured with it.
     fn settle(&self) {
         std::thread::sleep(Duration::from_millis(200));
-        let empty = |name| self.gauge(name) == Some(0.0);
-        wait_for("the store", || empty("greypit_spool_queue_bytes") && empty("greypit_waiting_events"));
+        wait_for("the spool", || self.gauge("greypit_spool_queue_bytes") == Some(0.0));
     }
 
     fn memory(&self) -> f64 {
@@ -463,7 +438,7 @@ impl Greypit {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("greypit runs");
     }
 
-    fn wait(mut self) -> Instant {
+    fn wait(&mut self) -> Instant {
         let status = self.child.wait().expect("greypit ends");
         let ended = Instant::now();
         assert!(status.success());
@@ -471,9 +446,16 @@ impl Greypit {
     }
 
     /// Stops it as systemd would; it drains.
-    fn finish(self) {
+    fn finish(mut self) {
         self.terminate();
         self.wait();
+    }
+}
+
+impl Drop for Greypit {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
