@@ -74,18 +74,18 @@ impl Server {
     }
 
     /// A place among the held connections, if there is one left.
-    fn enter_tarpit(&self, places: usize) -> Option<Place<'_>> {
+    fn enter_tarpit(self: &Arc<Self>, places: usize) -> Option<Place> {
         let enter = |held: usize| (held < places).then_some(held + 1);
         self.tarpitted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).ok()?;
         self.shared.metrics.tarpitted.inc();
-        Some(Place(self))
+        Some(Place(self.clone()))
     }
 }
 
 /// Gives its place back when dropped.
-struct Place<'s>(&'s Server);
+struct Place(Arc<Server>);
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.tarpitted.fetch_sub(1, Ordering::Relaxed);
         self.0.shared.metrics.tarpitted.dec();

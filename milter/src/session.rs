@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::config::Mode;
 use crate::metrics::{Cut, FailOpen};
-use crate::policy::{Counts, Decision, Policy, Subject};
+use crate::policy::{Counts, Decision, Subject};
 use crate::transaction::{Ending, Peer, Transaction};
 use crate::wire::{Command, Reply, Stage, Texts, WireError, wants_reply};
 
@@ -85,7 +85,7 @@ struct Held {
     mail: Mail,
     verdict: Ending,
     delay: Duration,
-    answer: Box<[u8]>,
+    limit: u32,
     /// As they were before this MAIL.
     before: Counts,
     counted_for_client: bool,
@@ -251,7 +251,7 @@ impl Session {
         shared.metrics.verdict(decision.rule, decision.verdict);
         let args: Vec<Vec<u8>> = args.take(ARGS_MAX).map(kept).collect();
         let refused = decision.verdict != Ending::Accept;
-        let mail = Mail {
+        let mut mail = Mail {
             started: now,
             queue_id: std::mem::take(&mut self.queue_id),
             from: kept(bare(path)),
@@ -269,12 +269,14 @@ impl Session {
             self.open = Some(Box::new(mail));
             return Next::Go;
         }
+        // It may be held for long, and with many others.
+        mail.args.shrink_to_fit();
         let delay = decision.delay;
         self.held = Some(Box::new(Held {
             mail,
             verdict: decision.verdict,
             delay,
-            answer: answer(&rules.policy, &decision, &subject),
+            limit: decision.limit,
             before,
             counted_for_client: decision.counted_for_client,
         }));
@@ -315,7 +317,9 @@ impl Session {
         }
         held.verdict = decision.verdict;
         held.delay = held.delay.min(decision.delay);
-        held.answer = answer(&rules.policy, &decision, &subject);
+        held.mail.rule = decision.rule.into();
+        held.mail.strike = decision.strike;
+        held.limit = decision.limit;
         let delay = held.delay;
         self.held = Some(held);
         delay
@@ -330,7 +334,18 @@ impl Session {
         let waited = context.now.steady.saturating_sub(held.mail.started.steady);
         let waited = if held.delay.is_zero() || cut == Some(Cut::Full) { Duration::ZERO } else { waited };
         context.shared.metrics.held(waited.as_secs_f64(), cut);
-        Reply::Answer(&held.answer).emit(out);
+        let (rule, strike) = (&*held.mail.rule, held.mail.strike);
+        let decision = Decision {
+            verdict: held.verdict,
+            rule,
+            strike,
+            limit: held.limit,
+            delay: held.delay,
+            counted_for_client: held.counted_for_client,
+        };
+        let mut answer = Vec::new();
+        context.rules.policy.answer(&decision, &subject(&self.peer), &mut answer);
+        Reply::Answer(&answer).emit(out);
         self.finish(&held.mail, held.verdict, (waited, cut), context);
     }
 
@@ -382,10 +397,4 @@ fn subject(peer: &Peer) -> Subject<'_> {
 
 fn is_postfix(peer: &Peer) -> bool {
     peer.mta.starts_with(b"Postfix")
-}
-
-fn answer(policy: &Policy, decision: &Decision<'_>, subject: &Subject<'_>) -> Box<[u8]> {
-    let mut answer = Vec::with_capacity(128);
-    policy.answer(decision, subject, &mut answer);
-    answer.into()
 }

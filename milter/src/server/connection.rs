@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -31,9 +31,17 @@ thread_local! {
 }
 
 /// Serves one connection to its end. Not `seen`: everything passes.
-pub(super) async fn serve<S>(mut stream: S, server: Arc<Server>, mut state: watch::Receiver<State>, seen: bool)
+///
+/// Thousands of these may wait at a time, so here and below functions that return a future stand for `async fn`: that
+/// would keep its arguments twice, as they came and as it uses them.
+pub(super) fn serve<S>(
+    mut stream: S,
+    server: Arc<Server>,
+    mut state: watch::Receiver<State>,
+    seen: bool,
+) -> impl Future<Output = ()> + Send
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let State { rules, stopping } = state.borrow_and_update().clone();
     let id = server.connection_ids.fetch_add(1, Ordering::Relaxed);
@@ -54,7 +62,7 @@ where
         metrics.fail_open(FailOpen::Connections);
         connection.session.look_away();
     }
-    connection.run(&mut stream, &mut state).await;
+    async move { connection.run(&mut stream, &mut state).await }
 }
 
 struct Connection {
@@ -80,54 +88,62 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    async fn run<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: &mut S, state: &mut watch::Receiver<State>) {
-        let idle = self.server.idle;
-        let mut timer = pin!(sleep(idle));
-        // The timer is set again only when it rings: most connections are long gone by then.
-        let mut silent_since = Instant::now();
-        let mut ending = false;
-        loop {
-            if state.has_changed().unwrap_or(true) {
-                self.look_at(state);
-            }
-            if self.stopping {
-                if !self.session.is_amid_message() {
-                    return;
+    #[allow(clippy::manual_async_fn)] // smaller: see `serve`
+    fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        state: &mut watch::Receiver<State>,
+    ) -> impl Future<Output = ()> {
+        async move {
+            let mut timer = pin!(sleep(self.server.idle));
+            // The timer is set again only when it rings: most connections are long gone by then.
+            let mut silent_since = Instant::now();
+            let mut ending = false;
+            loop {
+                if state.has_changed().unwrap_or(true) {
+                    self.look_at(state);
                 }
-                if !std::mem::replace(&mut ending, true) {
-                    timer.as_mut().reset(Instant::now() + GRACE);
-                }
-            }
-            let mut next = tokio::select! {
-                biased;
-                read = self.read(stream) => match read {
-                    Some(next) => next,
-                    None => return,
-                },
-                _ = state.changed(), if !ending => { self.look_at(state); continue; }
-                () = &mut timer => {
-                    let until = silent_since + idle;
-                    if self.stopping || until <= Instant::now() {
+                if self.stopping {
+                    if !self.session.is_amid_message() {
                         return;
                     }
-                    timer.as_mut().reset(until);
-                    continue;
+                    if !std::mem::replace(&mut ending, true) {
+                        timer.as_mut().reset(Instant::now() + GRACE);
+                    }
                 }
-            };
-            while let Next::Hold(delay) = next {
-                let cut = self.hold(delay, stream, state, timer.as_mut()).await;
-                timer.as_mut().reset(Instant::now() + idle);
-                self.guarded(|session, context, out| session.release(cut, context, out));
-                if cut == Some(Cut::Gone) || !self.send(stream).await {
+                let mut next = tokio::select! {
+                    biased;
+                    read = self.read(stream) => match read {
+                        Some(next) => next,
+                        None => return,
+                    },
+                    _ = state.changed(), if !ending => { self.look_at(state); continue; }
+                    () = &mut timer => {
+                        let until = silent_since + self.server.idle;
+                        if self.stopping || until <= Instant::now() {
+                            return;
+                        }
+                        timer.as_mut().reset(until);
+                        continue;
+                    }
+                };
+                while let Next::Hold(delay) = next {
+                    let cut = self.hold(delay, stream, state, timer.as_mut()).await;
+                    timer.as_mut().reset(Instant::now() + self.server.idle);
+                    if self.guarded(|session, context, out| session.release(cut, context, out)).is_none() {
+                        Reply::Continue.emit(&mut self.out);
+                    }
+                    if cut == Some(Cut::Gone) || !self.send(stream, timer.as_mut()).await {
+                        return;
+                    }
+                    let input = std::mem::take(&mut self.input);
+                    next = self.handle(&input);
+                }
+                if !self.send(stream, timer.as_mut()).await || next == Next::End {
                     return;
                 }
-                let input = std::mem::take(&mut self.input);
-                next = self.handle(&input);
+                silent_since = Instant::now();
             }
-            if !self.send(stream).await || next == Next::End {
-                return;
-            }
-            silent_since = Instant::now();
         }
     }
 
@@ -139,8 +155,8 @@ impl Connection {
     }
 
     /// Waits for bytes and handles them; none at the end of the connection.
-    async fn read<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Option<Next> {
-        poll_fn(|cx| {
+    fn read<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> impl Future<Output = Option<Next>> {
+        poll_fn(move |cx| {
             SCRATCH.with_borrow_mut(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
                 match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
@@ -157,7 +173,6 @@ impl Connection {
                 }
             })
         })
-        .await
     }
 
     /// Handles whole packets until one makes the connection wait or end; keeps what is left.
@@ -232,67 +247,68 @@ impl Connection {
     }
 
     /// Waits as long as the policy says, or until something ends it; says what.
-    async fn hold<S: AsyncRead + AsyncWrite + Unpin>(
+    #[allow(clippy::manual_async_fn)] // smaller: see `serve`
+    fn hold<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         delay: Duration,
         stream: &mut S,
         state: &mut watch::Receiver<State>,
         mut timer: Pin<&mut Sleep>,
-    ) -> Option<Cut> {
-        // Replies to what came before must not wait.
-        if !self.send(stream).await {
-            return Some(Cut::Gone);
-        }
-        let server = self.server.clone();
-        if self.stopping {
-            return Some(Cut::Stop);
-        }
-        let Some(_place) = server.enter_tarpit(self.rules.tarpitted_max) else { return Some(Cut::Full) };
-        let since = Instant::now();
-        let mut until = since + delay;
-        let mut progress = self.session.progress(&self.rules);
-        let mut listens = self.input.is_empty();
-        loop {
-            if state.has_changed().unwrap_or(true) {
-                self.look_at(state);
-                if self.stopping {
-                    return Some(Cut::Stop);
-                }
-                let delay = self.guarded(|session, context, _| session.reconsider(context)).unwrap_or_default();
-                until = since + delay;
-                progress = self.session.progress(&self.rules);
-                if until <= Instant::now() {
-                    return Some(Cut::Reload);
-                }
+    ) -> impl Future<Output = Option<Cut>> {
+        async move {
+            // Replies to what came before must not wait.
+            if !self.send(stream, timer.as_mut()).await {
+                return Some(Cut::Gone);
             }
-            let ring = progress.map_or(until, |every| until.min(Instant::now() + every));
-            timer.as_mut().reset(ring);
-            tokio::select! {
-                biased;
-                () = &mut timer => {
-                    if until <= Instant::now() {
-                        return None;
+            if self.stopping {
+                return Some(Cut::Stop);
+            }
+            let Some(_place) = self.server.enter_tarpit(self.rules.tarpitted_max) else { return Some(Cut::Full) };
+            let since = Instant::now();
+            let mut until = since + delay;
+            let mut listens = self.input.is_empty();
+            loop {
+                if state.has_changed().unwrap_or(true) {
+                    self.look_at(state);
+                    if self.stopping {
+                        return Some(Cut::Stop);
                     }
-                    Reply::Progress.emit(&mut self.out);
-                    if !self.send(stream).await {
-                        return Some(Cut::Gone);
+                    let delay = self.guarded(|session, context, _| session.reconsider(context)).unwrap_or_default();
+                    until = since + delay;
+                    if until <= Instant::now() {
+                        return Some(Cut::Reload);
                     }
                 }
-                _ = state.changed() => state.mark_changed(),
-                is_open = self.read_ahead(stream), if listens => {
-                    if !is_open {
-                        return Some(Cut::Gone);
+                let progress = self.session.progress(&self.rules);
+                let ring = progress.map_or(until, |every| until.min(Instant::now() + every));
+                timer.as_mut().reset(ring);
+                tokio::select! {
+                    biased;
+                    () = timer.as_mut() => {
+                        if until <= Instant::now() {
+                            return None;
+                        }
+                        Reply::Progress.emit(&mut self.out);
+                        if !self.send(stream, timer.as_mut()).await {
+                            return Some(Cut::Gone);
+                        }
                     }
-                    // A mail server waits for its answer; whoever does not has to wait until the hold is over.
-                    listens = false;
+                    _ = state.changed() => state.mark_changed(),
+                    is_open = self.read_ahead(stream), if listens => {
+                        if !is_open {
+                            return Some(Cut::Gone);
+                        }
+                        // A mail server waits for its answer; whoever does not has to wait until the hold is over.
+                        listens = false;
+                    }
                 }
             }
         }
     }
 
     /// Waits for bytes and keeps them; says whether the connection is still open.
-    async fn read_ahead<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> bool {
-        poll_fn(|cx| {
+    fn read_ahead<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> impl Future<Output = bool> {
+        poll_fn(move |cx| {
             SCRATCH.with_borrow_mut(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
                 Pin::new(&mut *stream).poll_read(cx, &mut buffer).map(|read| {
@@ -301,16 +317,32 @@ impl Connection {
                 })
             })
         })
-        .await
     }
 
-    /// Sends what there is to send; says whether the connection is still open.
-    async fn send<S: AsyncWrite + Unpin>(&mut self, stream: &mut S) -> bool {
-        if self.out.is_empty() {
-            return true;
-        }
-        let out = std::mem::take(&mut self.out);
-        let patience = if self.stopping { GRACE } else { self.server.idle };
-        matches!(tokio::time::timeout(patience, stream.write_all(&out)).await, Ok(Ok(())))
+    /// Sends what there is to send; says whether the connection is still open. Sets the timer only where the mail
+    /// server does not take it at once, and has no timer of its own: every held connection would carry it.
+    fn send<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        mut timer: Pin<&mut Sleep>,
+    ) -> impl Future<Output = bool> {
+        let (mut sent, mut waits) = (0, false);
+        poll_fn(move |cx| {
+            while sent < self.out.len() {
+                match Pin::new(&mut *stream).poll_write(cx, &self.out[sent..]) {
+                    Poll::Ready(Ok(bytes)) if bytes > 0 => sent += bytes,
+                    Poll::Ready(_) => return Poll::Ready(false),
+                    Poll::Pending => {
+                        if !std::mem::replace(&mut waits, true) {
+                            let patience = if self.stopping { GRACE } else { self.server.idle };
+                            timer.as_mut().reset(Instant::now() + patience);
+                        }
+                        return timer.as_mut().poll(cx).map(|()| false);
+                    }
+                }
+            }
+            self.out = Vec::new();
+            Poll::Ready(true)
+        })
     }
 }

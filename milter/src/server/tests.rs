@@ -222,6 +222,16 @@ async fn a_panic_costs_no_mail_and_no_other_connection() {
 }
 
 #[tokio::test]
+async fn a_panic_at_the_end_of_a_hold_is_answered_too() {
+    let broken: Sink = Arc::new(|transaction| assert!(transaction.delay.is_zero(), "on purpose"));
+    let step = Span(Duration::from_millis(20));
+    let running = Running::with_sink(Config { limit: 1, step, max_delay: step, ..Config::default() }, broken);
+    let mut mta = held(&running).await;
+    assert_eq!(mta.answer().await.unwrap(), b"c");
+    assert_eq!(running.metric("greypit_milter_fail_open_total"), 1.0);
+}
+
+#[tokio::test]
 async fn beyond_the_limit_of_connections_mail_passes_unseen() {
     let running = Running::start(Config { limit: 1, max_connections: 1, ..Config::default() });
     let _first = Mta::connect(&running).await;
