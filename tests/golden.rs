@@ -1,24 +1,45 @@
 //! Golden files: each `tests/golden/*/NAME.log` holds lines as servers write them, and
 //! `NAME.ndjson` the records that they make. `UPDATE_GOLDEN=1` rewrites the latter; read
-//! the difference before it is committed. (`simulate/` is for that command's own tests.)
+//! the difference before it is committed. `NAME.tcp` is a stream of frames instead, as it
+//! comes over TCP. (`simulate/` is for that command's own tests.)
 
 use greypit::collect::record::{Peer, Recorder};
+use greypit::collect::syslog::frame::{Splitter, Step};
 use greypit::collect::syslog::time::parse_zone;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The records of a log received at one fixed moment, in UTC.
-fn records(log: &[u8]) -> Vec<u8> {
+fn records(path: &Path) -> Vec<u8> {
+    let log = fs::read(path).expect("a readable log");
+    let framed = path.extension().is_some_and(|e| e == "tcp");
+    let messages = if framed { frames(&log) } else { log.split_inclusive(|c| *c == b'\n').collect() };
     let received = "2026-11-20T13:00:00.5Z".parse().expect("a valid time");
     let mut recorder = Recorder::new(parse_zone("UTC").expect("UTC is known"), "default.test");
     let mut out = Vec::new();
-    for line in log.split_inclusive(|c| *c == b'\n') {
-        recorder.to_records(line, received, Peer::None, &mut |_, body| {
+    for message in messages {
+        recorder.to_records(message, received, Peer::None, &mut |_, body| {
             out.extend_from_slice(body);
             out.push(b'\n');
         });
     }
     out
+}
+
+fn frames(mut stream: &[u8]) -> Vec<&[u8]> {
+    let mut splitter = Splitter::new(4096);
+    let mut frames = Vec::new();
+    loop {
+        match splitter.next(stream, true) {
+            Step::Message { consumed, frame, .. } => {
+                frames.push(&stream[frame]);
+                stream = &stream[consumed..];
+            }
+            Step::Skipped { consumed } => stream = &stream[consumed..],
+            Step::Need => return frames,
+            Step::Broken { error, .. } => panic!("{error}"),
+        }
+    }
 }
 
 fn logs() -> Vec<PathBuf> {
@@ -27,7 +48,7 @@ fn logs() -> Vec<PathBuf> {
     for folder in ["sendmail", "syslog"] {
         for entry in fs::read_dir(root.join(folder)).expect("the folder of golden files") {
             let path = entry.expect("a readable folder").path();
-            if path.extension().is_some_and(|e| e == "log") {
+            if path.extension().is_some_and(|e| e == "log" || e == "tcp") {
                 found.push(path);
             }
         }
@@ -42,7 +63,7 @@ fn logs_make_the_expected_records() {
     let mut wrong = Vec::new();
     for log in logs() {
         let expected = log.with_extension("ndjson");
-        let got = records(&fs::read(&log).expect("a readable log"));
+        let got = records(&log);
         if update {
             fs::write(&expected, &got).expect("a writable golden file");
             continue;
@@ -67,7 +88,7 @@ fn logs_make_the_expected_records() {
 #[test]
 fn every_record_is_one_line_of_json() {
     for log in logs() {
-        let out = records(&fs::read(&log).expect("a readable log"));
+        let out = records(&log);
         for line in out.split(|c| *c == b'\n').filter(|l| !l.is_empty()) {
             let v: serde_json::Value = serde_json::from_slice(line)
                 .unwrap_or_else(|e| panic!("{}: {e}: {}", log.display(), String::from_utf8_lossy(line)));

@@ -1,7 +1,7 @@
 //! `syslog` records.
 
 use super::{Line, Peer, Reason, json};
-use crate::collect::syslog::wire::{Elements, Params};
+use crate::collect::syslog::wire::{Elements, HostSource, Params, TimeSource};
 use std::io::Write;
 
 pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, peer: Peer<'_>, error: Option<Reason>) {
@@ -16,13 +16,13 @@ pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, peer: Peer<'_>, error: O
         out.push(b'"');
     }
     line.optional(out, b",\"timestamp\":", m.timestamp);
-    if m.stamp.is_none() {
-        out.extend_from_slice(b",\"timestamp_source\":\"received\"");
-    }
-    line.optional(out, b",\"hostname\":", m.hostname);
+    let unknown = m.stamp.is_none().then_some(TimeSource::Received);
+    word(out, b",\"timestamp_source\":\"", m.timestamp_source.or(unknown).map(TimeSource::name));
+    host(out, line, peer);
     line.optional(out, b",\"app\":", m.app);
     line.optional(out, b",\"procid\":", m.procid);
     line.optional(out, b",\"msgid\":", m.msgid);
+    line.optional(out, b",\"sequence\":", m.sequence);
     if let Some(data) = m.structured_data {
         out.extend_from_slice(b",\"structured_data\":");
         structured_data(out, line, data);
@@ -39,13 +39,41 @@ pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, peer: Peer<'_>, error: O
             json::string(out, text.as_bytes(), true);
         }
     }
-    if let Some(error) = error {
-        out.extend_from_slice(b",\"parse_error\":\"");
-        out.extend_from_slice(error.name().as_bytes());
-        out.push(b'"');
+    word(out, b",\"parse_error\":\"", error.map(Reason::name));
+    if error.is_some() || m.keep_raw {
         line.field(out, b",\"raw\":", m.raw);
     }
     line.end(out);
+}
+
+/// A name of ours: nothing to escape. `key` ends in the opening quote.
+fn word(out: &mut Vec<u8>, key: &'static [u8], name: Option<&'static str>) {
+    if let Some(name) = name {
+        out.extend_from_slice(key);
+        out.extend_from_slice(name.as_bytes());
+        out.push(b'"');
+    }
+}
+
+/// The host that the message names, else whom it came from, else the configured name.
+fn host(out: &mut Vec<u8>, line: &Line<'_>, peer: Peer<'_>) {
+    let source = match (line.message.hostname, peer) {
+        (Some(name), _) => {
+            line.field(out, b",\"hostname\":", name);
+            line.message.hostname_source
+        }
+        (None, Peer::Ip(ip)) => {
+            // Writing to a Vec cannot fail, and an address needs no escape.
+            let _ = write!(out, ",\"hostname\":\"{ip}\"");
+            Some(HostSource::Peer)
+        }
+        (None, _) if line.default_host.is_empty() => None,
+        (None, _) => {
+            line.field(out, b",\"hostname\":", line.default_host);
+            Some(HostSource::Default)
+        }
+    };
+    word(out, b",\"hostname_source\":\"", source.map(HostSource::name));
 }
 
 /// `{"id":{"name":"value"}}`; a name that an element repeats, which RFC 5424 allows,

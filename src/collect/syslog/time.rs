@@ -21,6 +21,9 @@ use jiff::tz::{Offset, TimeZone};
 /// How far ahead of its receipt a line without a year may be.
 pub const FUTURE_HOURS_MAX: i64 = 72;
 
+/// Within so many days of its receipt the year of a line without one is certain.
+pub const NEAR_DAYS_MAX: i64 = 7;
+
 /// How many years back a date is looked for (February 29 can be eight years away).
 const YEARS_BACK_MAX: i16 = 8;
 
@@ -97,6 +100,12 @@ impl Stamp {
         }
     }
 
+    /// Whether it is within [`NEAR_DAYS_MAX`] of `received`, offsets aside.
+    pub(super) fn is_near(&self, received: Timestamp) -> bool {
+        let days = days_from_civil(self.year, self.month, self.day);
+        (days - received.as_second().div_euclid(86_400)).abs() <= NEAR_DAYS_MAX
+    }
+
     /// Appends RFC 3339 with offset: milliseconds, or as many digits as it takes.
     pub fn write(&self, out: &mut Vec<u8>) {
         let year = self.year.unsigned_abs();
@@ -130,6 +139,13 @@ impl Stamp {
         put2(&mut buf, 6, self.second);
         buf
     }
+}
+
+/// Days since 1970-01-01 in the Gregorian calendar (H. Hinnant's way: the year begins in March).
+fn days_from_civil(year: i16, month: u8, day: u8) -> i64 {
+    let year = i64::from(year) - i64::from(month <= 2);
+    let of_year = (153 * ((i64::from(month) + 9) % 12) + 2) / 5 + i64::from(day) - 1;
+    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + of_year - 719_468
 }
 
 fn put2(buf: &mut [u8], at: usize, value: u8) {

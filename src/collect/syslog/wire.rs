@@ -1,20 +1,24 @@
 //! One syslog message or one line of a log file, taken apart.
 //!
 //! Sources: RFC 5424, RFC 3164 (which describes what was seen, not what is), and
-//! what senders do: rsyslog's file formats, Solaris message ids, Cisco IOS clocks,
-//! lines without host, date or PRI. [`parse`] never fails: what has no known shape
-//! comes back whole as `message`, with a [`ParseError`] that says why.
+//! what senders do: rsyslog's file formats, Solaris message ids, Cisco's clocks and
+//! counts, lines without host, date or PRI. [`parse`] never fails: what has no known
+//! shape comes back whole as `message`, with a [`ParseError`] that says why.
 //!
-//! A guess is never silent: `hostname` is `None` when the line names no host, and
-//! `stamp` is `None` when it has no time (the record then says
-//! `"timestamp_source":"received"`).
+//! A guess is never silent: `hostname` is `None` when the line names no host and `stamp`
+//! when it has no time; [`HostSource`] and [`TimeSource`] say how else they were found.
+//! `keep_raw` says that something was read over that no field holds.
 //!
 //! No allocation, no clock, no I/O. Nothing here indexes outside a checked length,
 //! so no input can cause a panic. Work is linear in the length of the message.
 
+mod cisco;
+mod known;
 mod rfc3164;
 mod rfc5424;
 pub(crate) mod stamp;
+mod tag;
+mod zone;
 
 use super::time::{Stamp, TimeResolver};
 use jiff::Timestamp;
@@ -50,16 +54,83 @@ impl Pri {
         SEVERITIES[usize::from(self.0 & 7)]
     }
 
-    /// From `mail.info`, as Solaris spells it in a line.
+    /// From `mail.info`, as Solaris and FreeBSD spell it in a line.
     fn from_keywords(s: &[u8]) -> Option<Self> {
         let dot = memchr::memchr(b'.', s)?;
-        let facility = FACILITIES.iter().position(|f| f.as_bytes() == &s[..dot])?;
-        let severity = match &s[dot + 1..] {
+        Pri::of(Pri::facility_of(&s[..dot])?, Pri::severity_of(&s[dot + 1..])?)
+    }
+
+    fn of(facility: u8, severity: u8) -> Option<Self> {
+        Pri::new(facility << 3 | severity)
+    }
+
+    fn facility_of(name: &[u8]) -> Option<u8> {
+        FACILITIES.iter().position(|f| f.as_bytes() == name).map(|n| n as u8)
+    }
+
+    fn severity_of(name: &[u8]) -> Option<u8> {
+        Some(match name {
+            b"panic" => 0,
             b"error" => 3,
             b"warn" => 4,
-            name => SEVERITIES.iter().position(|f| f.as_bytes() == name)?,
-        };
-        Pri::new((facility << 3 | severity) as u8)
+            _ => SEVERITIES.iter().position(|f| f.as_bytes() == name)? as u8,
+        })
+    }
+}
+
+/// Where a host name is from that the message does not name in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostSource {
+    /// The message names none: the address that it came from.
+    Peer,
+    /// The message names none and came from no address: the configured name.
+    Default,
+    /// The word of a relay: `Message forwarded from HOST:`.
+    Relay,
+    /// The first word behind the time, with nothing that shows it to be a name.
+    Guessed,
+}
+
+impl HostSource {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            HostSource::Peer => "peer",
+            HostSource::Default => "default",
+            HostSource::Relay => "relay",
+            HostSource::Guessed => "guessed",
+        }
+    }
+}
+
+/// Why a time is not simply what the message says. Of several the gravest is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeSource {
+    /// The message has none: when it was received.
+    Received,
+    /// The message says how long the device is up: when it was received.
+    Uptime,
+    /// The device says that its clock was never set (`*` in Cisco's logs).
+    ClockUnset,
+    /// No year, and too long ago for it to be certain.
+    YearGuessed,
+    /// A zone by a name that can mean another, or none where there should be one.
+    ZoneGuessed,
+    /// The device says that its clock has lost its source (`.` in Cisco's logs).
+    ClockUnsynced,
+}
+
+impl TimeSource {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            TimeSource::Received => "received",
+            TimeSource::Uptime => "uptime",
+            TimeSource::ClockUnset => "clock_unset",
+            TimeSource::YearGuessed => "year_guessed",
+            TimeSource::ZoneGuessed => "zone_guessed",
+            TimeSource::ClockUnsynced => "clock_unsynced",
+        }
     }
 }
 
@@ -112,15 +183,22 @@ pub struct Message<'a> {
     pub pri: Option<Pri>,
     /// The event's own time; `None` when the message has none.
     pub stamp: Option<Stamp>,
+    /// The time's own spelling, with its zone and a clock's mark.
     pub timestamp: Option<&'a [u8]>,
+    pub timestamp_source: Option<TimeSource>,
     pub hostname: Option<&'a [u8]>,
+    pub hostname_source: Option<HostSource>,
     pub app: Option<&'a [u8]>,
     pub procid: Option<&'a [u8]>,
     pub msgid: Option<&'a [u8]>,
     /// Checked `[…][…]`; take it apart with [`Elements`].
     pub structured_data: Option<&'a [u8]>,
+    /// The device's count of its messages.
+    pub sequence: Option<&'a [u8]>,
     pub message: &'a [u8],
     pub parse_error: Option<ParseError>,
+    /// The fields do not hold all that the message says.
+    pub keep_raw: bool,
 }
 
 impl<'a> Message<'a> {
@@ -130,13 +208,17 @@ impl<'a> Message<'a> {
             pri: None,
             stamp: None,
             timestamp: None,
+            timestamp_source: None,
             hostname: None,
+            hostname_source: None,
             app: None,
             procid: None,
             msgid: None,
             structured_data: None,
+            sequence: None,
             message: raw,
             parse_error: None,
+            keep_raw: false,
         }
     }
 
@@ -160,14 +242,40 @@ pub fn parse<'a>(raw: &'a [u8], received: Timestamp, times: &mut TimeResolver) -
         },
         _ => (None, text),
     };
-    // "1 " behind a PRI is the version of RFC 5424; no BSD stamp starts with a digit.
+    let body = tag::skip_blanks(body);
+    let (relayed, body) = known::original_address(body).map_or((None, body), |(host, rest)| (Some(host), rest));
     let parsed = match body {
-        [b'1', b' ', rest @ ..] if pri.is_some() => rfc5424::parse(rest),
-        _ => rfc3164::parse(body, pri.is_some(), received, times),
+        // "1 " behind a PRI is the version of RFC 5424; no BSD stamp starts with a digit.
+        [b'1', b' ', rest @ ..] if pri.is_some() => versioned(rest, pri, received, times),
+        [b'2'..=b'9', b' ', rest @ ..] if pri.is_some() && stamp::iso(rest, false).is_some() => {
+            rfc5424::parse(rest, received, times).map(|m| Message { keep_raw: true, ..m })
+        }
+        _ => rfc3164::parse(body, pri, received, times),
     };
     match parsed {
-        Ok(m) => Message { raw, pri: pri.or(m.pri), ..m },
+        Ok(mut m) => {
+            if let Some(host) = relayed {
+                known::set_relayed(host, &mut m);
+            }
+            Message { raw, pri: pri.or(m.pri), ..m }
+        }
         Err(error) => Message::failed(raw, pri, error),
+    }
+}
+
+fn versioned<'a>(
+    rest: &'a [u8],
+    pri: Option<Pri>,
+    received: Timestamp,
+    times: &mut TimeResolver,
+) -> Result<Message<'a>, ParseError> {
+    match rest.first() {
+        // Relays that put the version before what they do not understand.
+        Some(b'A'..=b'Z') => rfc3164::parse(rest, pri, received, times),
+        _ => match known::meraki(rest) {
+            Some(m) => Ok(m),
+            None => rfc5424::parse(rest, received, times),
+        },
     }
 }
 

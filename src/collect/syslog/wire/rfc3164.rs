@@ -2,47 +2,85 @@
 //! can be absent. Written from RFC 3164 section 4 and from what senders do:
 //!
 //! - rsyslog files: ISO stamp with offset; others: ISO with a blank and no offset;
-//! - a year before or behind the time; one-digit days with one blank;
+//! - a year in front, before or behind the time; one-digit days with one blank; a zone
+//!   behind the time; tabs for blanks;
 //! - no host: the first word then ends in `:` or `]:`;
 //! - AIX: `Message forwarded from HOST:`; `last message repeated N times`;
-//! - Solaris: `[ID 801593 mail.info]` before the text;
-//! - Cisco IOS: sequence number, `*` or `.` before the month, a zone name and `:`
-//!   behind the time; there is no host then.
+//! - FreeBSD files: `<auth.info>` behind the time; F5 and AIX: the severity behind the
+//!   host; Solaris: `[ID 801593 mail.info]` before the text (module `tag`);
+//! - Cisco: module `cisco`; single makers: module `known`.
 
-use super::{Message, ParseError, Pri, stamp};
+use super::cisco::{self, Clock, Time};
+use super::tag::{self, skip_blanks, tag, tag_and_text};
+use super::zone::{Zone, known_zone};
+use super::{HostSource, Message, ParseError, Pri, TimeSource, known, stamp};
 use crate::collect::syslog::time::{Partial, TimeResolver};
 use jiff::Timestamp;
 
-/// Longer first words are text, not a program's name.
-const TAG_BYTES_MAX: usize = 255;
-
 pub(super) fn parse<'a>(
     body: &'a [u8],
-    has_pri: bool,
+    pri: Option<Pri>,
     received: Timestamp,
     times: &mut TimeResolver,
 ) -> Result<Message<'a>, ParseError> {
-    let Some(found) = find_stamp(body) else {
-        return without_stamp(body, has_pri);
+    let mut m = Message { pri, ..Message::whole(body) };
+    let mut set_time = |m: &mut Message<'a>, p: &Partial, clock: Clock, zone_guessed: bool| -> Result<(), ParseError> {
+        let stamp = times.resolve(p, received).ok_or(ParseError::Date)?;
+        m.stamp = Some(stamp);
+        m.timestamp_source = match clock {
+            Clock::Unset => Some(TimeSource::ClockUnset),
+            _ if p.year.is_none() && !stamp.is_near(received) => Some(TimeSource::YearGuessed),
+            _ if zone_guessed => Some(TimeSource::ZoneGuessed),
+            Clock::Unsynced => Some(TimeSource::ClockUnsynced),
+            Clock::Set => None,
+        };
+        Ok(())
     };
-    let mut m = Message { timestamp: Some(found.text), ..Message::whole(body) };
-    m.stamp = Some(times.resolve(&found.partial, received).ok_or(ParseError::Date)?);
-    if found.host_follows {
-        let rest = host(found.rest, &mut m);
-        tag_and_text(rest, &mut m);
-    } else {
-        tag_and_text(found.rest, &mut m);
+    if let Some(found) = find_stamp(body) {
+        m.timestamp = Some(found.text);
+        set_time(&mut m, &found.partial, Clock::Set, found.zone_guessed)?;
+        host_and_text(found.rest, &mut m);
+        return Ok(m);
     }
+    let Some(h) = cisco::header(body) else {
+        return without_stamp(m);
+    };
+    if let Time::At(partial) = &h.time {
+        set_time(&mut m, partial, h.clock, h.zone_guessed)?;
+    } else if let Time::Uptime = h.time {
+        m.timestamp_source = Some(TimeSource::Uptime);
+    }
+    (m.timestamp, m.sequence, m.hostname, m.keep_raw) = (h.text, h.sequence, h.hostname, h.keep_raw);
+    tag_and_text(h.rest, &mut m);
     Ok(m)
 }
 
-/// Only a PRI or `app[procid]: ` shows that a line without a date is syslog, and not
-/// any text with a colon.
-fn without_stamp(body: &[u8], has_pri: bool) -> Result<Message<'_>, ParseError> {
-    let mut m = Message::whole(body);
+/// Only a PRI, `app[procid]: ` or a format of its own shows that a line without a date is
+/// for a log, and not any text with a colon.
+fn without_stamp(mut m: Message<'_>) -> Result<Message<'_>, ParseError> {
+    let body = m.message;
+    if known::is_payload(body) {
+        return Ok(m);
+    }
+    if stamp::looks_like_one(body) {
+        return Err(ParseError::Date);
+    }
     match tag(body, true) {
-        Some(t) if has_pri || t.procid.is_some() => set_tag(&t, &mut m),
-        _ if has_pri => {}
+        // ScreenOS: its name, where others have the program's.
+        Some(t) if m.pri.is_some() && t.text.starts_with(b"NetScreen device_id=") => {
+            m.hostname = Some(t.app);
+            m.message = t.text;
+        }
+        Some(t) if m.pri.is_some() && t.procid.is_none() && is_ip(t.app) => {
+            m.hostname = Some(t.app);
+            tag_and_text(t.text, &mut m);
+        }
+        Some(t) if m.pri.is_some() || t.procid.is_some() => tag::set(&t, &mut m),
+        _ if m.pri.is_some() => {
+            if let Some(t) = known::snare(body).or_else(|| known::snare_with_host(body, &mut m)) {
+                tag::set(&t, &mut m);
+            }
+        }
         _ => return Err(ParseError::NoHeader),
     }
     Ok(m)
@@ -50,86 +88,112 @@ fn without_stamp(body: &[u8], has_pri: bool) -> Result<Message<'_>, ParseError> 
 
 struct Found<'a> {
     partial: Partial,
+    zone_guessed: bool,
+    /// The time's own spelling, with its zone.
     text: &'a [u8],
     rest: &'a [u8],
-    host_follows: bool,
 }
 
+/// A time that blanks follow; with a colon behind it, it is Cisco's way.
 fn find_stamp(body: &[u8]) -> Option<Found<'_>> {
-    let plain = match body.first()? {
-        b'A'..=b'Z' => stamp::bsd(body),
-        b'0'..=b'9' => stamp::iso(body, true),
+    let (partial, used) = stamp::any(body)?;
+    let (text, rest) = body.split_at(used);
+    match rest {
+        [] => Some(Found { partial, zone_guessed: false, text, rest }),
+        [b' ' | b'\t', word @ ..] => match word {
+            // No host name begins with a sign, hardly any with a capital.
+            [b'A'..=b'Z' | b'+' | b'-', ..] => zoned(body, partial, used, word),
+            _ => Some(Found { partial, zone_guessed: false, text, rest: word }),
+        },
         _ => None,
-    };
-    if let Some((partial, used)) = plain {
-        let (text, rest) = body.split_at(used);
-        return match rest {
-            [] => Some(Found { partial, text, rest, host_follows: true }),
-            [b' ', rest @ ..] => Some(Found { partial, text, rest, host_follows: true }),
-            // Cisco without sequence number, and senders that leave the host out.
-            [b':', ..] => cisco_end(partial, text, rest),
-            _ => None,
-        };
     }
-    cisco(body)
 }
 
-/// `[123: ][RP/0/RP0/CPU0:][*|.]Mar  1 18:46:11.123[ UTC]: …`, with at least one of
-/// the first three (the second is IOS-XR's).
-fn cisco(body: &[u8]) -> Option<Found<'_>> {
-    let digits = body.iter().take_while(|c| c.is_ascii_digit()).count();
-    let mut rest = body;
-    if digits > 0 {
-        rest = body[digits..].strip_prefix(b": ")?;
-    }
-    if let Some(colon) = memchr::memchr2(b':', b' ', &rest[..rest.len().min(32)])
-        && rest[..colon].contains(&b'/')
-        && rest[colon] == b':'
-    {
-        rest = &rest[colon + 1..];
-    }
-    if let [b'*' | b'.', unmarked @ ..] = rest {
-        rest = unmarked;
-    }
-    if rest.len() == body.len() {
+/// With a zone between time and host, unless that is the host's name.
+fn zoned<'a>(body: &'a [u8], partial: Partial, used: usize, word: &'a [u8]) -> Option<Found<'a>> {
+    let plain = Found { partial, zone_guessed: false, text: &body[..used], rest: word };
+    let Some(Zone { len, offset_seconds, guessed }) = super::zone::zone(word) else {
+        return Some(plain);
+    };
+    if skip_blanks(&word[len..]).starts_with(b":") && tag(word, true).is_none_or(|t| tag::is_mnemonic(t.text)) {
         return None;
     }
-    let (mut partial, used) = stamp::bsd(rest)?;
-    let (text, mut rest) = rest.split_at(used);
-    if let [b' ', word @ ..] = rest {
-        let len = word.iter().take_while(|c| c.is_ascii_uppercase()).count();
-        if !(1..=5).contains(&len) {
-            return None;
-        }
-        if matches!(&word[..len], b"UTC" | b"GMT" | b"Z") {
-            partial.offset_seconds = Some(0);
-        }
-        rest = &word[len..];
+    if let Some(year) = stamp::year_behind(&word[len..])
+        && partial.year.is_none()
+    {
+        let text = &body[..used + 1 + len + 5];
+        let partial = Partial { year: Some(year), offset_seconds: offset_seconds.or(partial.offset_seconds), ..partial };
+        return Some(Found { partial, zone_guessed: guessed, text, rest: &body[text.len()..] });
     }
-    cisco_end(partial, text, rest)
+    let rest = skip_blanks(&word[len..]);
+    let is_zone = known_zone(word).is_some() && (!guessed || tag(rest, true).is_none() && has_host_and_tag(rest));
+    if partial.offset_seconds.is_some() || !is_zone {
+        return Some(plain);
+    }
+    let text = &body[..used + 1 + len];
+    Some(Found { partial: Partial { offset_seconds, ..partial }, zone_guessed: guessed, text, rest })
 }
 
-fn cisco_end<'a>(partial: Partial, text: &'a [u8], rest: &'a [u8]) -> Option<Found<'a>> {
-    let rest = rest.strip_prefix(b":")?;
-    let rest = rest.strip_prefix(b" ").unwrap_or(rest);
-    Some(Found { partial, text, rest, host_follows: false })
+fn has_host_and_tag(rest: &[u8]) -> bool {
+    let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+    tag(skip_blanks(&rest[end..]), true).is_some()
+}
+
+fn host_and_text<'a>(rest: &'a [u8], m: &mut Message<'a>) {
+    let start = keywords(skip_blanks(rest), m);
+    let rest = host(start, m);
+    tag_and_text(rest, m);
+    let Some(word) = m.hostname else { return };
+    if m.hostname_source.is_some() || m.app.is_some() && is_host_like(word) {
+        return;
+    }
+    // Nothing behind the first word shows that it is the host.
+    if m.app.is_some() || is_host_like(word) {
+        let sure = is_ip(word) || known::is_payload(m.message) || known::is_notice(m.message);
+        m.hostname_source = (!sure).then_some(HostSource::Guessed);
+    } else {
+        m.hostname = None;
+        m.message = start;
+    }
+}
+
+/// Takes FreeBSD's `<auth.info> ` off.
+fn keywords<'a>(rest: &'a [u8], m: &mut Message<'a>) -> &'a [u8] {
+    if let Some(inside) = rest.strip_prefix(b"<")
+        && let Some(end) = memchr::memmem::find(&inside[..inside.len().min(24)], b"> ")
+        && let Some(pri) = Pri::from_keywords(&inside[..end])
+    {
+        m.keep_raw |= m.pri.is_some_and(|header| header != pri);
+        m.pri = m.pri.or(Some(pri));
+        return skip_blanks(&inside[end + 2..]);
+    }
+    rest
 }
 
 /// Takes the host off, unless the line has none.
 fn host<'a>(rest: &'a [u8], m: &mut Message<'a>) -> &'a [u8] {
-    let rest = skip_blanks(rest);
-    if let Some(after) = rest.strip_prefix(b"Message forwarded from ")
+    if let [b'M', ..] = rest
+        && let Some(after) = rest.strip_prefix(b"Message forwarded from ")
         && let Some(colon) = memchr::memmem::find(after, b": ")
         && colon > 0
         && !after[..colon].contains(&b' ')
     {
         m.hostname = Some(&after[..colon]);
+        m.hostname_source = Some(HostSource::Relay);
         return &after[colon + 2..];
     }
-    if rest.starts_with(b"last message repeated ") || tag(rest, true).is_some() {
+    if rest.starts_with(b": ") || known::is_payload(rest) || known::is_notice(rest) {
         return rest;
     }
-    let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+    if let Some(t) = tag(rest, true) {
+        // `asa1: %ASA-6-302013: …`
+        if t.procid.is_none() && tag::is_mnemonic(t.text) && is_host_like(t.app) {
+            m.hostname = Some(t.app);
+            return t.text;
+        }
+        return rest;
+    }
+    let end = memchr::memchr2(b' ', b'\t', rest).unwrap_or(rest.len());
     if end == 0 {
         return rest;
     }
@@ -137,93 +201,15 @@ fn host<'a>(rest: &'a [u8], m: &mut Message<'a>) -> &'a [u8] {
     rest.get(end + 1..).unwrap_or_default()
 }
 
-fn tag_and_text<'a>(rest: &'a [u8], m: &mut Message<'a>) {
-    let rest = skip_blanks(rest);
-    // Cisco ASA sets its host off with ` : `.
-    let rest = rest.strip_prefix(b": ").unwrap_or(rest);
-    match tag(rest, false) {
-        Some(t) => set_tag(&t, m),
-        None => m.message = rest,
-    }
+/// What host names are made of, and the slashes and signs that relays and devices add.
+pub(super) fn is_host_like(word: &[u8]) -> bool {
+    let plain = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b':' | b'/' | b'@' | b'%');
+    !word.is_empty() && word.iter().all(|c| plain(c) || *c >= 0x80) && word[0] != b'%' || is_ip(word)
 }
 
-fn set_tag<'a>(t: &Tag<'a>, m: &mut Message<'a>) {
-    m.app = Some(t.app);
-    m.procid = t.procid;
-    m.message = t.text;
-    solaris_id(m);
-}
-
-/// Takes `[ID 801593 mail.info] ` off the text.
-fn solaris_id(m: &mut Message<'_>) {
-    let Some(after) = m.message.strip_prefix(b"[ID ") else {
-        return;
-    };
-    let digits = after.iter().take_while(|c| c.is_ascii_digit()).count();
-    let Some(rest) = after[digits..].strip_prefix(b" ") else {
-        return;
-    };
-    let Some(end) = memchr::memmem::find(rest, b"] ").filter(|n| *n <= 20) else {
-        return;
-    };
-    let Some(pri) = Pri::from_keywords(&rest[..end]) else {
-        return;
-    };
-    if digits == 0 {
-        return;
-    }
-    m.msgid = Some(&after[..digits]);
-    m.pri = Some(pri);
-    m.message = &rest[end + 2..];
-}
-
-struct Tag<'a> {
-    app: &'a [u8],
-    procid: Option<&'a [u8]>,
-    text: &'a [u8],
-}
-
-/// `app[procid]: ` or `app: `. Where a host may stand (`strict`), `a:b` is not a tag.
-fn tag(rest: &[u8], strict: bool) -> Option<Tag<'_>> {
-    let window = &rest[..rest.len().min(TAG_BYTES_MAX)];
-    let end = memchr::memchr3(b' ', b':', b'[', window)?;
-    let (app, after) = (&rest[..end], &rest[end..]);
-    if app.is_empty() {
-        return None;
-    }
-    match after {
-        [b'[', inside @ ..] => {
-            let close = memchr::memchr2(b']', b' ', &inside[..inside.len().min(64)])?;
-            let procid = &inside[..close];
-            if procid.is_empty() || inside[close] != b']' {
-                return None;
-            }
-            let text = match &inside[close + 1..] {
-                [b':', b' ', text @ ..] | [b':' | b' ', text @ ..] => text,
-                [] => &[],
-                _ => return None,
-            };
-            Some(Tag { app, procid: Some(procid), text })
-        }
-        [b':', b' ', text @ ..] => Some(Tag { app, procid: None, text }),
-        [b':'] => Some(Tag { app, procid: None, text: &[] }),
-        // "fe80::1", "http://": the colon belongs to the word.
-        [b':', b':' | b'/', ..] => None,
-        [b':', text @ ..] if !strict && !is_ipv6(rest) => Some(Tag { app, procid: None, text }),
-        _ => None,
-    }
-}
-
-fn is_ipv6(rest: &[u8]) -> bool {
-    let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
-    let word = &rest[..end];
-    word.iter().filter(|c| **c == b':').count() > 1
-        && word.iter().all(|c| c.is_ascii_hexdigit() || matches!(c, b':' | b'.' | b'%'))
-}
-
-fn skip_blanks(mut s: &[u8]) -> &[u8] {
-    while let [b' ', rest @ ..] = s {
-        s = rest;
-    }
-    s
+/// An address, perhaps in brackets or with a zone.
+fn is_ip(word: &[u8]) -> bool {
+    let word = word.strip_prefix(b"[").and_then(|w| w.strip_suffix(b"]")).unwrap_or(word);
+    let word = word.split(|c| *c == b'%').next().unwrap_or_default();
+    std::str::from_utf8(word).is_ok_and(|w| w.parse::<std::net::IpAddr>().is_ok())
 }

@@ -1,60 +1,80 @@
 //! RFC 5424 behind `<PRI>1 `: six header fields, structured data, text.
 //!
+//! Beyond the RFC, since senders do it and nothing is lost: no structured data at all
+//! (Heroku), Check Point's `[key:"value"; …]` in its place, a time without offset (the
+//! configured zone then, said to be guessed), names that are not ASCII. Malformed
+//! structured data is an error, but the fields before it are kept.
+//!
 //! Limits: the RFC's field lengths are not enforced (senders exceed them, and the
 //! caller limits the whole message); [`PARAMS_MAX`] bounds structured data, whose
 //! names are compared with each other.
 
-use super::{BOM, Message, ParseError, stamp};
-use crate::collect::syslog::time::Stamp;
+use super::{BOM, Message, ParseError, TimeSource, stamp};
+use crate::collect::syslog::time::{Stamp, TimeResolver};
+use jiff::Timestamp;
 
 /// Elements and parameters of one message, together.
 pub const PARAMS_MAX: usize = 256;
 
-pub(super) fn parse(rest: &[u8]) -> Result<Message<'_>, ParseError> {
+pub(super) fn parse<'a>(
+    rest: &'a [u8],
+    received: Timestamp,
+    times: &mut TimeResolver,
+) -> Result<Message<'a>, ParseError> {
     let (timestamp, rest) = field(rest)?;
     let (hostname, rest) = field(rest)?;
     let (app, rest) = field(rest)?;
     let (procid, rest) = field(rest)?;
     let (msgid, rest) = field(rest)?;
-    let stamp = timestamp.map(full_stamp).transpose()?;
-    let (structured_data, rest) = structured_data(rest)?;
-    let message = match rest {
-        [b' ', text @ ..] => {
-            let text = text.strip_prefix(BOM).unwrap_or(text);
-            // rsyslog's text begins with the blank that a tag has behind it, and its
-            // RSYSLOG_SyslogProtocol23Format puts one of its own in front.
-            text.strip_prefix(b" ").unwrap_or(text)
-        }
-        [] => rest,
-        _ => return Err(ParseError::StructuredData),
+    let (stamp, timestamp_source) = match timestamp {
+        Some(text) => full_stamp(text, received, times).map(|(stamp, source)| (Some(stamp), source))?,
+        None => (None, None),
     };
-    Ok(Message { stamp, timestamp, hostname, app, procid, msgid, structured_data, message, ..Message::whole(rest) })
+    let m = Message { stamp, timestamp, timestamp_source, hostname, app, procid, msgid, ..Message::whole(rest) };
+    match structured_data(rest) {
+        Ok((structured_data, rest)) => Ok(Message { structured_data, message: text(rest), ..m }),
+        Err(ParseError::HeaderCutOff) => Err(ParseError::HeaderCutOff),
+        Err(error) => Ok(Message { parse_error: Some(error), ..m }),
+    }
+}
+
+fn text(rest: &[u8]) -> &[u8] {
+    let text = rest.strip_prefix(b" ").unwrap_or(rest);
+    let text = text.strip_prefix(BOM).unwrap_or(text);
+    // rsyslog's text begins with the blank that a tag has behind it, and its
+    // RSYSLOG_SyslogProtocol23Format puts one of its own in front.
+    text.strip_prefix(b" ").unwrap_or(text)
 }
 
 /// One field and the blank behind it; `-` is nil.
 fn field(rest: &[u8]) -> Result<(Option<&[u8]>, &[u8]), ParseError> {
     let end = memchr::memchr(b' ', rest).ok_or(ParseError::HeaderCutOff)?;
     let (value, rest) = (&rest[..end], &rest[end + 1..]);
-    if value.is_empty() || value.iter().any(|c| !(33..=126).contains(c)) {
+    if value.is_empty() || value.iter().any(|c| *c <= b' ' || *c == 0x7F) {
         return Err(ParseError::HeaderField);
     }
     Ok(((value != b"-").then_some(value), rest))
 }
 
-fn full_stamp(text: &[u8]) -> Result<Stamp, ParseError> {
-    let (p, used) = stamp::iso(text, false).ok_or(ParseError::Timestamp)?;
-    let (Some(year), Some(offset_seconds)) = (p.year, p.offset_seconds) else {
-        return Err(ParseError::Timestamp);
-    };
+fn full_stamp(
+    text: &[u8],
+    received: Timestamp,
+    times: &mut TimeResolver,
+) -> Result<(Stamp, Option<TimeSource>), ParseError> {
+    let (p, used) = stamp::iso(text, true).ok_or(ParseError::Timestamp)?;
     if used != text.len() {
         return Err(ParseError::Timestamp);
     }
-    Ok(p.at(year, offset_seconds))
+    let source = p.offset_seconds.is_none().then_some(TimeSource::ZoneGuessed);
+    Ok((times.resolve(&p, received).ok_or(ParseError::Timestamp)?, source))
 }
 
 fn structured_data(rest: &[u8]) -> Result<(Option<&[u8]>, &[u8]), ParseError> {
-    if let [b'-', after @ ..] = rest {
-        return Ok((None, after));
+    match rest {
+        [] => return Err(ParseError::HeaderCutOff),
+        [b'-'] | [b'-', b' ', ..] => return Ok((None, &rest[1..])),
+        [b'[', ..] if !is_check_point(rest) => {}
+        _ => return Ok((None, rest)),
     }
     let mut left = rest;
     let mut seen = 0;
@@ -69,11 +89,17 @@ fn structured_data(rest: &[u8]) -> Result<(Option<&[u8]>, &[u8]), ParseError> {
         }
         left = params.rest.strip_prefix(b"]").ok_or(ParseError::StructuredData)?;
     }
-    let used = rest.len() - left.len();
-    if used == 0 {
-        return Err(if rest.is_empty() { ParseError::HeaderCutOff } else { ParseError::StructuredData });
+    if !matches!(left, [] | [b' ', ..]) {
+        return Err(ParseError::StructuredData);
     }
+    let used = rest.len() - left.len();
     Ok((Some(&rest[..used]), left))
+}
+
+/// `[action:"Accept"; flags:"411908"; …]`
+fn is_check_point(s: &[u8]) -> bool {
+    let name = s[1..].iter().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-')).count();
+    name > 0 && s[1 + name..].starts_with(b":\"")
 }
 
 /// The elements of structured data: id and parameters. Ends at what is malformed,

@@ -1,5 +1,7 @@
-//! Time stamps at the start of a header: BSD (`Nov 20 12:55:01`, with a year
-//! before or behind the time, with a fraction) and ISO 8601 / RFC 3339.
+//! Time stamps at the start of a header: BSD (`Nov 20 12:55:01`, with a weekday or a
+//! year in front, a year before or behind the time, a fraction, `AM`, an offset) and
+//! ISO 8601 / RFC 3339 with what resembles it (`2026/11/20 12:55:01`, and Astaro's
+//! `2026:11:20-12:55:01`).
 //!
 //! Each reader takes the rest of a message and gives the stamp and how many bytes
 //! it took. Fields are in range; whether the day exists in its month is checked
@@ -7,8 +9,48 @@
 
 use crate::collect::syslog::time::Partial;
 
+/// Whether what is no time has the look of one: `Nov 32 12:55:01`, `2026-02-29T12:55:01Z`.
+pub(super) fn looks_like_one(s: &[u8]) -> bool {
+    let is_clock = |s: &[u8]| matches!(s, [_, _, b':', _, _, b':', d, ..] if d.is_ascii_digit());
+    match s {
+        [b'A'..=b'Z', ..] => s.get(..4).and_then(month).is_some() && s.get(7..).is_some_and(is_clock),
+        [b'0'..=b'9', _, _, _, b'-', _, _, b'-', _, _, b' ' | b'T', clock @ ..] => is_clock(clock),
+        _ => false,
+    }
+}
+
+/// ` 1987` at the start of `s`: the year behind a zone.
+pub(super) fn year_behind(s: &[u8]) -> Option<i16> {
+    let year = year4(s.strip_prefix(b" ")?)?;
+    matches!(s.get(5), None | Some(b' ' | b'\t')).then_some(year)
+}
+
+/// Either, by its first byte.
+pub(super) fn any(s: &[u8]) -> Option<(Partial, usize)> {
+    match s.first()? {
+        b'A'..=b'Z' => bsd(s).or_else(|| weekday_first(s)),
+        b'0'..=b'9' => iso(s, true).or_else(|| year_first(s)),
+        _ => None,
+    }
+}
+
+/// `Fri Nov 20 12:55:01 2026`, as asctime has it.
+fn weekday_first(s: &[u8]) -> Option<(Partial, usize)> {
+    if !matches!(s.get(..4)?, b"Mon " | b"Tue " | b"Wed " | b"Thu " | b"Fri " | b"Sat " | b"Sun ") {
+        return None;
+    }
+    bsd(&s[4..]).map(|(p, used)| (p, used + 4))
+}
+
+/// `2026 Nov 20 12:55:01`, as Cisco NX-OS has it.
+fn year_first(s: &[u8]) -> Option<(Partial, usize)> {
+    let year = year4(s)?;
+    let (p, used) = bsd(s.get(4..)?.strip_prefix(b" ")?)?;
+    p.year.is_none().then_some((Partial { year: Some(year), ..p }, used + 5))
+}
+
 /// `Mmm dd hh:mm:ss`, `Mmm dd yyyy hh:mm:ss` or `Mmm dd hh:mm:ss yyyy`, each with
-/// an optional fraction.
+/// an optional fraction and offset.
 pub(crate) fn bsd(s: &[u8]) -> Option<(Partial, usize)> {
     let month = month(s.get(..4)?)?;
     let (day, day_padded, mut at) = match *s.get(4..7)? {
@@ -27,31 +69,50 @@ pub(crate) fn bsd(s: &[u8]) -> Option<(Partial, usize)> {
         year = Some(y);
         at += 5;
     }
-    let (hour, minute, second) = clock(s.get(at..at + 8)?)?;
+    let (mut hour, minute, second) = clock(s.get(at..at + 8)?)?;
     at += 8;
+    if let Some(half) = half_day(&s[at..], hour) {
+        hour = half;
+        at += 3;
+    }
     let (nanos, used) = fraction(&s[at..]);
     at += used;
+    let mut offset_seconds = None;
+    if matches!(s.get(at), Some(b'+' | b'-'))
+        && let Some((seconds, used)) = offset(&s[at..])
+    {
+        offset_seconds = Some(seconds);
+        at += used;
+    }
     if year.is_none()
         && s.get(at) == Some(&b' ')
         && let Some(y) = year4(&s[at + 1..])
-        && s.get(at + 5) == Some(&b' ')
+        && matches!(s[at + 5..], [] | [b' ' | b'\t', ..] | [b':', b' ', ..])
     {
         year = Some(y);
         at += 5;
     }
-    let p = Partial { year, month, day, day_padded, hour, minute, second, nanos, offset_seconds: None };
+    let p = Partial { year, month, day, day_padded, hour, minute, second, nanos, offset_seconds };
     Some((p, at))
+}
+
+/// The hour of a 12-hour clock with ` AM.` or ` PM.` behind it (Cisco's call managers).
+fn half_day(s: &[u8], hour: u8) -> Option<u8> {
+    match s {
+        [b' ', b'A', b'M', b'.', ..] if (1..=12).contains(&hour) => Some(hour % 12),
+        [b' ', b'P', b'M', b'.', ..] if (1..=12).contains(&hour) => Some(hour % 12 + 12),
+        _ => None,
+    }
 }
 
 /// `yyyy-mm-ddThh:mm:ss[.f…][Z|±hh:mm]`; `spaced` also takes a blank for the `T`
 /// and a missing offset, as files do and RFC 5424 does not.
 pub(crate) fn iso(s: &[u8], spaced: bool) -> Option<(Partial, usize)> {
     let head: &[u8; 11] = s.first_chunk()?;
-    if head[4] != b'-' || head[7] != b'-' {
-        return None;
-    }
-    if !(head[10] == b'T' || spaced && head[10] == b' ') {
-        return None;
+    match (head[4], head[7], head[10]) {
+        (b'-', b'-', b'T') => {}
+        (b'-', b'-', b' ') | (b'/', b'/', b' ') | (b':', b':', b'-') if spaced => {}
+        _ => return None,
     }
     let year = i16::from(two(head[0], head[1])?) * 100 + i16::from(two(head[2], head[3])?);
     let (month, day) = (two(head[5], head[6])?, two(head[8], head[9])?);
@@ -128,9 +189,10 @@ fn two(tens: u8, ones: u8) -> Option<u8> {
     (tens.is_ascii_digit() && ones.is_ascii_digit()).then(|| (tens - b'0') * 10 + (ones - b'0'))
 }
 
-/// `.123` or `,123`: nanoseconds and length. Digits past the ninth are dropped.
+/// `.123` or `,123`, of Comware `:123`: nanoseconds and length. Digits past the ninth are
+/// dropped.
 fn fraction(s: &[u8]) -> (u32, usize) {
-    if !matches!(s, [b'.' | b',', d, ..] if d.is_ascii_digit()) {
+    if !matches!(s, [b'.' | b',' | b':', d, ..] if d.is_ascii_digit()) {
         return (0, 0);
     }
     let digits = s[1..].iter().take_while(|c| c.is_ascii_digit()).count();

@@ -66,7 +66,7 @@ fn solaris_ids_give_priority_and_message_id() {
 #[test]
 fn ios_xr_gives_its_time_and_no_host() {
     with("<187>RP/0/RP0/CPU0:Nov 20 12:55:01.123 UTC: config[65]: %MGBL: text", |m| {
-        assert_eq!(m.timestamp, Some(&b"Nov 20 12:55:01.123"[..]));
+        assert_eq!(m.timestamp, Some(&b"Nov 20 12:55:01.123 UTC"[..]));
         assert_eq!((m.hostname, m.app, m.procid), (None, Some(&b"config"[..]), Some(&b"65"[..])));
     });
 }
@@ -109,21 +109,31 @@ fn rfc5424_says_what_is_wrong() {
         ("2003-10-11T22:14:15.003Z h a p m", ParseError::HeaderCutOff),
         ("2003-10-11T22:14:15.003Z h a p m ", ParseError::HeaderCutOff),
         ("2003-02-29T22:14:15.003Z h a p m -", ParseError::Timestamp),
-        ("2003-10-11T22:14:15.003 h a p m -", ParseError::Timestamp),
+        ("2003-10-11T22:14:15.003+1 h a p m -", ParseError::Timestamp),
         ("2003-10-11T22:14:15.003Zx h a p m -", ParseError::Timestamp),
         ("-  a p m -", ParseError::HeaderField),
-        ("- hö a p m -", ParseError::HeaderField),
-        ("- h a p m -text", ParseError::StructuredData),
-        ("- h a p m [a", ParseError::StructuredData),
-        ("- h a p m [a b=\"c]", ParseError::StructuredData),
-        ("- h a p m [a b]", ParseError::StructuredData),
-        ("- h a p m [a][a]", ParseError::StructuredData),
-        ("- h a p m []", ParseError::StructuredData),
+        ("- h\u{7f} a p m -", ParseError::HeaderField),
     ] {
         with(&format!("<165>1 {rest}"), |m| {
             assert_eq!(m.parse_error, Some(error), "{rest}");
             assert!(m.message.starts_with(b"<165>1 "), "{rest}");
             assert!(m.pri.is_some());
+        });
+    }
+}
+
+#[test]
+fn malformed_structured_data_costs_no_other_field() {
+    for data in ["[a", "[a b=\"c]", "[a b]", "[a][a]", "[]", "[a]text"] {
+        with(&format!("<165>1 - h a p m {data}"), |m| {
+            assert_eq!(m.parse_error, Some(ParseError::StructuredData), "{data}");
+            assert_eq!((m.hostname, m.msgid, m.message), (Some(&b"h"[..]), Some(&b"m"[..]), data.as_bytes()));
+        });
+    }
+    // None at all, and Check Point's own.
+    for text in ["-text", "text", "[action:\"Accept\"; flags:\"411908\"]"] {
+        with(&format!("<165>1 - h a p m {text}"), |m| {
+            assert_eq!((m.parse_error, m.structured_data, m.message), (None, None, text.as_bytes()));
         });
     }
 }
