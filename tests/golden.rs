@@ -96,3 +96,39 @@ fn every_record_is_one_line_of_json() {
         }
     }
 }
+
+/// Each word of a line is in some field of its record, or the raw message is.
+#[test]
+fn nothing_is_lost_without_the_raw_message() {
+    // What names a field, or says what its name does.
+    const SAID: [&str; 8] = ["Message", "forwarded", "from", "Original", "Address", "ID", "security", "error"];
+    let is_word = |c: char| c.is_alphanumeric();
+    let mut lost = Vec::new();
+    for log in logs().iter().filter(|p| p.parent().is_some_and(|p| p.ends_with("syslog"))) {
+        if log.extension().is_some_and(|e| e == "tcp") {
+            continue;
+        }
+        let lines = fs::read(log).expect("a readable log");
+        let records = records(log);
+        for (line, record) in lines.split(|c| *c == b'\n').zip(records.split(|c| *c == b'\n')) {
+            let record: serde_json::Value = match serde_json::from_slice(record) {
+                Ok(record) => record,
+                Err(_) => continue,
+            };
+            if record.get("raw").is_some() || record["kind"] != "syslog" {
+                continue;
+            }
+            let line = String::from_utf8_lossy(line);
+            let body = line.trim_start_matches('\u{FEFF}').split_once('>').filter(|_| line.starts_with('<'));
+            let body = body.map_or(&*line, |(_, body)| body.strip_prefix("1 ").unwrap_or(body));
+            let kept = record.to_string();
+            let kept: Vec<&str> = kept.split(|c| !is_word(c)).collect();
+            let gone = |w: &&str| !w.is_empty() && !SAID.contains(w) && !kept.iter().any(|k| k.ends_with(*w));
+            let gone: Vec<&str> = body.split(|c| !is_word(c)).filter(gone).collect();
+            if !gone.is_empty() {
+                lost.push(format!("{gone:?} of {line}\n  {record}"));
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{}", lost.join("\n"));
+}

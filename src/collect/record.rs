@@ -202,4 +202,6 @@ impl Line<'_> {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -7,12 +7,10 @@ use jiff::Timestamp;
 
 /// CEF, LEEF, CEE and JSON: the text is whole and has no program's name before its colon.
 pub(super) fn is_payload(text: &[u8]) -> bool {
-    match text {
-        [b'C', b'E', b'F', b':', b'0'..=b'9', ..] | [b'L', b'E', b'E', b'F', b':', b'0'..=b'9', ..] => true,
-        [b'@', b'c', b'e', b'e', b':', ..] => true,
-        [b'{', .., b'}'] => true,
-        _ => false,
-    }
+    let versioned = text.strip_prefix(b"CEF:").or_else(|| text.strip_prefix(b"LEEF:"));
+    versioned.is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit))
+        || text.starts_with(b"@cee:")
+        || matches!(text, [b'{', .., b'}'])
 }
 
 /// What stands behind a host, or alone, and is neither.

@@ -122,7 +122,8 @@ fn zoned<'a>(body: &'a [u8], partial: Partial, used: usize, word: &'a [u8]) -> O
         && partial.year.is_none()
     {
         let text = &body[..used + 1 + len + 5];
-        let partial = Partial { year: Some(year), offset_seconds: offset_seconds.or(partial.offset_seconds), ..partial };
+        let partial =
+            Partial { year: Some(year), offset_seconds: offset_seconds.or(partial.offset_seconds), ..partial };
         return Some(Found { partial, zone_guessed: guessed, text, rest: &body[text.len()..] });
     }
     let rest = skip_blanks(&word[len..]);

@@ -105,8 +105,7 @@ fn is_tag_byte(c: u8) -> bool {
 /// `%SYS-5-CONFIG_I`, at the start of `s`.
 pub(super) fn is_mnemonic(s: &[u8]) -> bool {
     let word = &s[..s.iter().take(64).take_while(|c| !matches!(c, b' ' | b':')).count()];
-    matches!(word, [b'%', b'A'..=b'Z', ..])
-        && word.windows(3).any(|w| matches!(w, [b'-', b'0'..=b'7', b'-']))
+    matches!(word, [b'%', b'A'..=b'Z', ..]) && word.windows(3).any(|w| matches!(w, [b'-', b'0'..=b'7', b'-']))
 }
 
 /// `notice tmsh[16322]: text` (F5) and `auth|security:info sshd[12]: text` (AIX): facility
