@@ -1,4 +1,5 @@
-//! Any message: its records are valid JSON on one line, with a time that can be read.
+//! Any message: its records are valid JSON on one line, with a time that can be read; what
+//! did not parse is there whole, and a guess is one of those that are documented.
 #![no_main]
 
 use greypit::collect::record::{Peer, Recorder};
@@ -17,6 +18,14 @@ fuzz_target!(|message: &[u8]| {
         assert_eq!(v["kind"], kind);
         let ts = v["ts"].as_str().expect("a time");
         assert!(ts.parse::<Timestamp>().is_ok(), "{ts}");
+        if kind != "syslog" {
+            return;
+        }
+        assert!(v["hostname"].is_string() && v["message"].is_string(), "{v}");
+        assert!(v.get("parse_error").is_none() || v["raw"].is_string(), "{v}");
+        if let Some(source) = v.get("hostname_source") {
+            assert!(["default", "relay", "guessed"].iter().any(|s| source == s), "{v}");
+        }
     });
     assert_eq!(outcome.records, seen);
 });
