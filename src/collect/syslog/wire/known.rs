@@ -15,11 +15,13 @@ pub(super) fn is_payload(text: &[u8]) -> bool {
 
 /// What stands behind a host, or alone, and is neither.
 pub(super) fn is_notice(text: &[u8]) -> bool {
-    text.starts_with(b"last message repeated ")
-        || text.starts_with(b"--- last message repeated ")
-        || text.starts_with(b"message repeated ")
-        || text.starts_with(b"above message repeats ")
-        || text == b"-- MARK --"
+    match text.first() {
+        Some(b'l') => text.starts_with(b"last message repeated "),
+        Some(b'm') => text.starts_with(b"message repeated "),
+        Some(b'a') => text.starts_with(b"above message repeats "),
+        Some(b'-') => text.starts_with(b"--- last message repeated ") || text == b"-- MARK --",
+        _ => false,
+    }
 }
 
 /// `U7LT,f09fc2aabbcc,v4.3.21` or `784558aabbcc,U6-Pro-6.5.28+14491`: UniFi's devices put
@@ -58,6 +60,22 @@ pub(super) fn meraki(rest: &[u8]) -> Option<Message<'_>> {
         message,
         ..Message::whole(rest)
     })
+}
+
+/// The same behind a relay's header: the device's own word is nearer to the event.
+pub(super) fn relayed_meraki<'a>(rest: &'a [u8], m: &mut Message<'a>) -> bool {
+    let Some(inner) = meraki(rest) else {
+        return false;
+    };
+    (m.stamp, m.timestamp, m.timestamp_source) = (inner.stamp, inner.timestamp, None);
+    (m.hostname, m.app, m.message) = (inner.hostname, inner.app, inner.message);
+    m.keep_raw = true;
+    true
+}
+
+/// Cisco's firewalls, whose zone is never named and whose host stands before a colon.
+pub(super) fn is_firewall(text: &[u8]) -> bool {
+    [&b"%ASA-"[..], b"%PIX-", b"%FWSM-", b"%FTD-", b"%NGIPS-"].iter().any(|name| text.starts_with(name))
 }
 
 /// `Original Address=192.0.2.1 …`, which a relay puts before what it passes on.

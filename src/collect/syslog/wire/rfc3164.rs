@@ -115,18 +115,24 @@ fn zoned<'a>(body: &'a [u8], partial: Partial, used: usize, word: &'a [u8]) -> O
     let Some(Zone { len, offset_seconds, guessed }) = super::zone::zone(word) else {
         return Some(plain);
     };
-    if skip_blanks(&word[len..]).starts_with(b":") && tag(word, true).is_none_or(|t| tag::is_mnemonic(t.text)) {
-        return None;
+    let after = &word[len..];
+    if let Some(text) = skip_blanks(after).strip_prefix(b":").map(skip_blanks)
+        && tag::is_mnemonic(text)
+    {
+        // `CET: %SYS-5-…` is a zone, `FW : %ASA-6-…` a host.
+        let is_host = offset_seconds.is_none() && (after.starts_with(b" ") || known::is_firewall(text));
+        return is_host.then_some(plain);
     }
-    if let Some(year) = stamp::year_behind(&word[len..])
+    if let Some(year) = stamp::year_behind(after)
         && partial.year.is_none()
+        && (offset_seconds.is_some() || word[..len].ends_with(b"T"))
     {
         let text = &body[..used + 1 + len + 5];
         let partial =
             Partial { year: Some(year), offset_seconds: offset_seconds.or(partial.offset_seconds), ..partial };
         return Some(Found { partial, zone_guessed: guessed, text, rest: &body[text.len()..] });
     }
-    let rest = skip_blanks(&word[len..]);
+    let rest = skip_blanks(after);
     let is_zone = known_zone(word).is_some() && (!guessed || tag(rest, true).is_none() && has_host_and_tag(rest));
     if partial.offset_seconds.is_some() || !is_zone {
         return Some(plain);
@@ -143,6 +149,11 @@ fn has_host_and_tag(rest: &[u8]) -> bool {
 fn host_and_text<'a>(rest: &'a [u8], m: &mut Message<'a>) {
     let start = keywords(skip_blanks(rest), m);
     let rest = host(start, m);
+    if let [b'1', b' ', inner @ ..] = rest
+        && known::relayed_meraki(inner, m)
+    {
+        return;
+    }
     tag_and_text(rest, m);
     let Some(word) = m.hostname else { return };
     if m.hostname_source.is_some() || m.app.is_some() && is_host_like(word) {
