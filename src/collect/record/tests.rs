@@ -53,6 +53,30 @@ fn bytes_that_are_not_utf8_are_kept_exactly() {
 }
 
 #[test]
+fn a_host_that_the_message_does_not_name_says_so() {
+    let raw = b"<13>Nov 20 12:55:01 app[1]: text";
+    for (peer, host, source) in [
+        (Peer::Ip([192, 0, 2, 1].into()), "192.0.2.1", "peer"),
+        (Peer::Ip(std::net::Ipv6Addr::LOCALHOST.into()), "::1", "peer"),
+        (Peer::Text("uid 0"), "default.test", "default"),
+        (Peer::None, "default.test", "default"),
+    ] {
+        let (_, seen) = records(raw, peer);
+        assert_eq!((&seen[0]["hostname"], &seen[0]["hostname_source"]), (&host.into(), &source.into()));
+    }
+    let (_, seen) = records(b"<13>Nov 20 12:55:01 mx1 app[1]: text", Peer::Ip([192, 0, 2, 1].into()));
+    assert_eq!((&seen[0]["hostname"], seen[0].get("hostname_source")), (&"mx1".into(), None));
+}
+
+#[test]
+fn a_year_is_certain_for_a_week() {
+    for (stamp, source) in [("Nov 13 13:00:01", None), ("Nov 12 13:00:00", Some("year_guessed"))] {
+        let (_, seen) = records(format!("<13>{stamp} mx1 app: text").as_bytes(), Peer::None);
+        assert_eq!(seen[0].get("timestamp_source").and_then(|v| v.as_str()), source, "{stamp}");
+    }
+}
+
+#[test]
 fn an_empty_line_makes_no_record() {
     assert_eq!(records(b"\r\n", Peer::None).0, Outcome { kind: "syslog", records: 0, error: None });
 }

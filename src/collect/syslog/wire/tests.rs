@@ -72,6 +72,42 @@ fn ios_xr_gives_its_time_and_no_host() {
 }
 
 #[test]
+fn a_capital_word_behind_the_time_is_a_zone_or_a_host() {
+    for (rest, offset_hours, host) in [
+        ("UTC mx1 app: text", 0, Some("mx1")),
+        ("CEST mx1 app: text", 2, Some("mx1")),
+        ("EST 2026 mx1 app: text", -5, Some("mx1")),
+        ("CEST app: text", 0, Some("CEST")),
+        ("MAIL app: text", 0, Some("MAIL")),
+        ("MAIL mx1 app: text", 0, Some("MAIL")),
+        ("CEST: %SYS-5-CONFIG_I: text", 2, None),
+        ("CEST : %UCSM-6-AUDIT: text", 2, None),
+        ("FW: %ASA-6-302013: text", 0, Some("FW")),
+        ("FW : %ASA-6-302013: text", 0, Some("FW")),
+        ("SW: %SYS-5-CONFIG_I: text", 0, None),
+    ] {
+        with(&format!("<13>Nov 20 12:55:01 {rest}"), |m| {
+            assert_eq!(m.stamp.map(|s| s.offset_seconds), Some(offset_hours * 3600), "{rest}");
+            assert_eq!(m.hostname, host.map(str::as_bytes), "{rest}");
+        });
+    }
+}
+
+#[test]
+fn of_several_reasons_to_doubt_a_time_the_gravest_is_said() {
+    for (line, source) in [
+        ("*Mar  1 18:46:11 CET: %A-1-B: text", Some(TimeSource::ClockUnset)),
+        (".Mar  1 18:46:11 CET: %A-1-B: text", Some(TimeSource::YearGuessed)),
+        (".Nov 20 12:55:01 CET: %A-1-B: text", Some(TimeSource::ZoneGuessed)),
+        (".Nov 20 12:55:01 UTC: %A-1-B: text", Some(TimeSource::ClockUnsynced)),
+        ("Nov 20 12:55:01 UTC: %A-1-B: text", None),
+        ("Nov 20 12:55:01 mx1 app: text", None),
+    ] {
+        with(&format!("<13>{line}"), |m| assert_eq!(m.timestamp_source, source, "{line}"));
+    }
+}
+
+#[test]
 fn priorities() {
     with("<0>Nov 20 12:55:01 h a: b", |m| assert_eq!(m.pri.map(Pri::facility), Some("kern")));
     with("<191>Nov 20 12:55:01 h a: b", |m| assert_eq!(m.pri.map(Pri::severity), Some("debug")));
