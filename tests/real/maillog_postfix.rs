@@ -28,7 +28,11 @@ fn traffic(postfix: &Postfix) {
     client.mail("\"a,b c\"@example.com", &["\"x>, orig_to=<y\"@good.example.net"], "Subject: no message-id\n\nx\n");
     client.mail("alice@example.com", &["nobody@pf.example.org"], &content("<m8@example.com>"));
     client.command("EHLO x");
-    client.mail_with("MAIL FROM:<alice@example.com> SMTPUTF8", &["jörg@good.example.net"], &content("<m9@example.com>"));
+    client.mail_with(
+        "MAIL FROM:<alice@example.com> SMTPUTF8",
+        &["jörg@good.example.net"],
+        &content("<m9@example.com>"),
+    );
     let mut stranger = Client::connect_from(Ipv4Addr::new(127, 0, 5, 2), postfix.addr(), "x");
     stranger.mail("alice@example.com", &["bob@reject.example.net"], &content("<m10@example.com>"));
     client.quit();

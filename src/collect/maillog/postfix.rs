@@ -76,39 +76,35 @@ pub fn program(app: &[u8]) -> Option<Program<'_>> {
 }
 
 const DAEMONS: [&[u8]; 17] = [
-    b"smtp",
-    b"qmgr",
-    b"cleanup",
-    b"smtpd",
-    b"lmtp",
-    b"local",
-    b"virtual",
-    b"pipe",
-    b"error",
-    b"pickup",
-    b"bounce",
-    b"discard",
-    b"retry",
-    b"oqmgr",
-    b"nqmgr",
-    b"qmqpd",
-    b"verify",
+    b"smtp", b"qmgr", b"cleanup", b"smtpd", b"lmtp", b"local", b"virtual", b"pipe", b"error", b"pickup", b"bounce",
+    b"discard", b"retry", b"oqmgr", b"nqmgr", b"qmqpd", b"verify",
 ];
 
 /// What a line says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
     /// A message begins: who sends it.
-    Client { id: &'a [u8], relay: Relay<'a>, auth: Option<&'a [u8]> },
+    Client {
+        id: &'a [u8],
+        relay: Relay<'a>,
+        auth: Option<&'a [u8]>,
+    },
     /// A message begins: from this machine.
-    Pickup { id: &'a [u8] },
+    Pickup {
+        id: &'a [u8],
+    },
     /// Without its angle brackets.
-    MessageId { id: &'a [u8], msgid: &'a [u8] },
+    MessageId {
+        id: &'a [u8],
+        msgid: &'a [u8],
+    },
     /// A message enters the active queue, for the first time or again.
     From(FromLine<'a>),
     To(ToLine<'a>),
     /// A message is done with.
-    Removed { id: &'a [u8] },
+    Removed {
+        id: &'a [u8],
+    },
     /// Something else.
     Other,
     /// A `from=` or `to=` line that cannot be read whole.

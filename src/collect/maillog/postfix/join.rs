@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus::IntCounter;
+use prometheus::{IntCounter, Registry};
 
 use crate::collect::maillog::wire::Relay;
 
@@ -149,6 +149,17 @@ impl Joins {
                 "from= lines of messages that Postfix tries again: no second record of kind from.",
             ),
         }
+    }
+
+    /// Shows what it counts.
+    ///
+    /// # Errors
+    /// Where `registry` has these metrics already.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        for counter in [&self.evicted, &self.unjoined, &self.repeated] {
+            registry.register(Box::new(counter.clone()))?;
+        }
+        Ok(())
     }
 
     fn table(&self, now: i64) -> MutexGuard<'_, Table> {

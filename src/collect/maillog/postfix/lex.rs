@@ -37,7 +37,7 @@ pub(super) fn counts(s: &[u8]) -> IResult<&[u8], (&[u8], &[u8])> {
 
 /// What follows `relay=` or `client=`, up to the next field: no blank and no comma.
 pub(super) fn relay_name(s: &[u8]) -> Lex<'_> {
-    take_while1(|c: u8| (b'!'..=b'~').contains(&c) && !matches!(c, b',' | b'<' | b'>' | b'"')).parse(s)
+    take_while1(|c: u8| c > b' ' && !matches!(c, b',' | b'<' | b'>' | b'"' | 0x7f)).parse(s)
 }
 
 /// `, conn_use=N` or nothing.
