@@ -45,7 +45,7 @@ fn frames(mut stream: &[u8]) -> Vec<&[u8]> {
 fn logs() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut found = Vec::new();
-    for folder in ["sendmail", "syslog"] {
+    for folder in ["sendmail", "postfix", "syslog"] {
         for entry in fs::read_dir(root.join(folder)).expect("the folder of golden files") {
             let path = entry.expect("a readable folder").path();
             if path.extension().is_some_and(|e| e == "log" || e == "tcp") {

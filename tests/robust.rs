@@ -3,6 +3,7 @@
 //! into an address, a message-id or a reply, the fields that sendmail alone writes are
 //! read as it wrote them, or the line is refused. Never are they read otherwise.
 
+use greypit::collect::maillog::postfix;
 use greypit::collect::maillog::wire::{self as maillog, Parsed};
 use greypit::collect::record::{Peer, Recorder};
 use greypit::collect::syslog::frame::{Splitter, Step};
@@ -33,7 +34,7 @@ impl Random {
 fn golden_lines() -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut lines = Vec::new();
-    for folder in ["sendmail", "syslog"] {
+    for folder in ["sendmail", "postfix", "syslog"] {
         for entry in fs::read_dir(root.join(folder)).expect("the folder of golden files") {
             let path = entry.expect("a readable folder").path();
             if path.extension().is_some_and(|e| e == "log") {
@@ -277,6 +278,91 @@ fn from_lines_cannot_be_forged() {
         }
     }
     assert!(read > 100 * refused, "{refused} of {read} refused");
+}
+
+/// What outsiders would write to a server that runs Postfix.
+const HOSTILE_POSTFIX: [&str; 16] = [
+    "a",
+    "bob@example.com",
+    "@",
+    ">, size=9, nrcpt=9 (queue active)",
+    ", size=9, nrcpt=9 (queue active)",
+    ">, orig_to=<evil@x",
+    ">, relay=evil[6.6.6.6]:25",
+    ", conn_use=9",
+    ", delay=9, delays=9/9/9/9, dsn=9.9.9, status=sent (250 evil)",
+    ">, relay=evil[6.6.6.6]:25, delay=9, status=sent (",
+    ", delay=9",
+    ", dsn=9.9.9, status=sent (",
+    "host evil said: 250 evil (in reply to X)",
+    ")",
+    " ",
+    "\\",
+];
+
+/// Anything, in the quoted form in which Postfix logs it or in none.
+fn postfix_address(random: &mut Random, quoted: bool) -> String {
+    let mut s = String::new();
+    while random.below(6) != 0 && s.len() < 400 {
+        s.push_str(random.pick(&HOSTILE_POSTFIX));
+        if random.below(8) == 0 {
+            s.push_str(random.pick(&["<", ">", "\"", "(", ",", "ü"]));
+        }
+    }
+    if !quoted {
+        return s;
+    }
+    format!("\"{}\"@example.com", s.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[test]
+fn postfix_lines_cannot_be_forged() {
+    let mut random = Random(44);
+    let (mut read, mut refused) = (0, 0);
+    for round in 0..100_000 {
+        // Releases before 3.5 quote nothing: there, only what is in the addresses may be wrong.
+        let quoted = round % 2 == 0;
+        let src = postfix_address(&mut random, quoted);
+        let line = format!("6F5802325F1: from=<{src}>, size=11, nrcpt=22 (queue active)");
+        match postfix::parse(b"qmgr", line.as_bytes()) {
+            postfix::Parsed::From(from) => {
+                read += 1;
+                assert_eq!((from.src, from.size, from.nrcpts), (src.as_bytes(), &b"11"[..], &b"22"[..]), "{line}");
+            }
+            postfix::Parsed::Broken(_) => refused += u32::from(quoted),
+            other => panic!("{other:?}: {line}"),
+        }
+        let dest = postfix_address(&mut random, quoted);
+        let orig_to = (random.below(3) == 0).then(|| postfix_address(&mut random, quoted));
+        let orig = orig_to.as_ref().map(|o| format!(", orig_to=<{o}>")).unwrap_or_default();
+        let said = postfix_address(&mut random, false);
+        let stat = format!("bounced (host real.example[192.0.2.1] said: 550 {said} (in reply to RCPT TO command))");
+        let whole = format!(
+            "6F5802325F1: to=<{dest}>{orig}, relay=real.example[192.0.2.1]:25, delay=11, delays=1/2/3/4, dsn=5.1.1, status={stat}"
+        );
+        // Any transport may cut a line.
+        let end = if random.below(4) == 0 { random.below(whole.len()) } else { whole.len() };
+        let line = &whole.as_bytes()[..end];
+        match postfix::parse(b"smtp", line) {
+            postfix::Parsed::To(to) if quoted || end == whole.len() => {
+                read += 1;
+                assert_eq!((to.relay.host, to.relay.ip), (&b"real.example"[..], Some(&b"192.0.2.1"[..])), "{whole}");
+                assert_eq!((to.delay, to.dsn), (&b"11"[..], Some(&b"5.1.1"[..])), "{whole}");
+                assert!(stat.as_bytes().starts_with(to.stat), "{whole}");
+                if quoted {
+                    assert_eq!(
+                        (to.dest, to.orig_to),
+                        (dest.as_bytes(), orig_to.as_ref().map(String::as_bytes)),
+                        "{whole}"
+                    );
+                }
+            }
+            postfix::Parsed::To(_) | postfix::Parsed::Broken(_) | postfix::Parsed::Other => {}
+            other => panic!("{other:?}: {whole}"),
+        }
+    }
+    assert_eq!(refused, 0, "quoted senders are always read");
+    assert!(read > 60_000, "{read}");
 }
 
 #[test]

@@ -22,7 +22,8 @@ Counts go to stderr. Exit code 1 where a line could not be parsed.";
 /// What the lines are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Mail logs: from= and to= lines become `from` and `to`, all others `syslog`
+    /// Mail logs of sendmail and Postfix: from= and to= lines become `from` and `to`, all others `syslog`
+    #[value(alias = "postfix")]
     Sendmail,
     /// Every line becomes `syslog`
     Syslog,

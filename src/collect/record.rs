@@ -11,13 +11,19 @@
 //! `reply` quote them; there is no `raw_base64` then. `msgid` is as it is. `syslog`
 //! records are not touched: they keep what was logged, addresses too.
 //!
-//! Pure: the receive time is an argument. Buffers are reused, so a plain line
-//! allocates nothing unless it has addresses to hash.
+//! Of Postfix's lines, those of qmgr make `from` and those of delivery agents `to`; what
+//! other lines say of the same message is joined to its `from` by way of [`Joins`], and
+//! they are `syslog` records too, as is a `from=` of a message that has had its record.
+//!
+//! Pure but for that table: the receive time is an argument. Buffers are reused, so a plain
+//! line of sendmail allocates nothing unless it has addresses to hash.
 
 pub(in crate::collect) mod json;
 mod mail;
+mod postfix;
 mod syslog;
 
+use super::maillog::postfix::{self as postfix_wire, Joins, Key, Parsed as Postfix, Program};
 use super::maillog::wire::{self as maillog, Broken, Parsed};
 use super::privacy::Privacy;
 use super::syslog::time::{Stamp, TimeResolver};
@@ -44,6 +50,8 @@ pub enum Reason {
     Syslog(#[from] ParseError),
     #[error(transparent)]
     Mail(#[from] Broken),
+    #[error(transparent)]
+    Postfix(#[from] postfix_wire::Broken),
 }
 
 impl Reason {
@@ -53,6 +61,7 @@ impl Reason {
         match self {
             Reason::Syslog(e) => e.name(),
             Reason::Mail(e) => e.name(),
+            Reason::Postfix(e) => e.name(),
         }
     }
 }
@@ -75,6 +84,7 @@ pub struct Recorder {
     times: TimeResolver,
     default_host: String,
     privacy: Option<Privacy>,
+    joins: Joins,
     body: Vec<u8>,
     /// What follows the recipient in the records of one `to=` line.
     tail: Vec<u8>,
@@ -90,6 +100,7 @@ impl Recorder {
             times: TimeResolver::new(zone),
             default_host: default_host.to_owned(),
             privacy: None,
+            joins: Joins::default(),
             body: Vec::with_capacity(1024),
             tail: Vec::with_capacity(1024),
         }
@@ -105,6 +116,12 @@ impl Recorder {
     #[must_use]
     pub fn with_privacy(self, privacy: Option<Privacy>) -> Self {
         Recorder { privacy, ..self }
+    }
+
+    /// Shares what it knows of Postfix's messages with others.
+    #[must_use]
+    pub fn with_joins(self, joins: Joins) -> Self {
+        Recorder { joins, ..self }
     }
 
     /// Another default host, as a file of another server needs.
@@ -134,30 +151,104 @@ impl Recorder {
         };
         self.body.clear();
         let mut error = message.parse_error.map(Reason::Syslog);
-        let parsed = match (error, message.app) {
-            (None, Some(app)) if self.mail && !app.starts_with(b"postfix") => {
+        match (error, message.app) {
+            (None, Some(app)) if self.mail => {
                 // Templates of forwarders often put a blank too many behind the program.
-                maillog::parse(message.message.trim_ascii_start())
+                let text = message.message.trim_ascii_start();
+                let made = if let Some(program) = postfix_wire::program(app) {
+                    let of = Origin { peer, now: received.as_second(), joins: &self.joins };
+                    postfix_records(&mut self.body, &line, &program, text, &of, sink)
+                } else if app.starts_with(b"postfix") {
+                    Made::Nothing
+                } else {
+                    sendmail_records(&mut self.body, &mut self.tail, &line, text, sink)
+                };
+                match made {
+                    Made::Records(kind, records) => return Outcome { kind, records, error },
+                    Made::Broken(broken) => error = Some(broken),
+                    Made::Nothing => {}
+                }
             }
-            _ => Parsed::Other,
-        };
-        match parsed {
-            Parsed::From(from) => {
-                mail::from(&mut self.body, &line, &from);
-                sink("from", &self.body);
-                return Outcome { kind: "from", records: 1, error };
-            }
-            Parsed::To(to) => {
-                let records = mail::to(&mut self.body, &mut self.tail, &line, &to, sink);
-                return Outcome { kind: "to", records, error };
-            }
-            Parsed::Broken(broken) => error = Some(Reason::Mail(broken)),
-            Parsed::Other => {}
+            _ => {}
         }
         syslog::write(&mut self.body, &line, peer, error);
         sink("syslog", &self.body);
         Outcome { kind: "syslog", records: 1, error }
     }
+}
+
+/// What a parser of mail logs made of a line.
+enum Made {
+    Records(&'static str, u32),
+    Broken(Reason),
+    /// It is for the others.
+    Nothing,
+}
+
+fn sendmail_records(
+    body: &mut Vec<u8>,
+    tail: &mut Vec<u8>,
+    line: &Line<'_>,
+    text: &[u8],
+    sink: &mut impl FnMut(&'static str, &[u8]),
+) -> Made {
+    match maillog::parse(text) {
+        Parsed::From(from) => {
+            mail::from(body, line, &from);
+            sink("from", body);
+            Made::Records("from", 1)
+        }
+        Parsed::To(to) => Made::Records("to", mail::to(body, tail, line, &to, sink)),
+        Parsed::Broken(broken) => Made::Broken(Reason::Mail(broken)),
+        Parsed::Other => Made::Nothing,
+    }
+}
+
+/// What joining needs beside the line.
+struct Origin<'a> {
+    peer: Peer<'a>,
+    now: i64,
+    joins: &'a Joins,
+}
+
+fn postfix_records(
+    body: &mut Vec<u8>,
+    line: &Line<'_>,
+    program: &Program<'_>,
+    text: &[u8],
+    of: &Origin<'_>,
+    sink: &mut impl FnMut(&'static str, &[u8]),
+) -> Made {
+    let key = |id| Key {
+        // Who writes to a local socket is another process for each program.
+        peer: if let Peer::Ip(ip) = of.peer { Some(ip) } else { None },
+        mailserver: line.mailserver(),
+        instance: program.instance,
+        id,
+    };
+    match postfix_wire::parse(program.daemon, text) {
+        Postfix::Client { id, relay, auth } => of.joins.begin(key(id), &relay, auth, of.now),
+        Postfix::Pickup { id } => {
+            of.joins.begin(key(id), &maillog::Relay { host: b"local", ip: None }, None, of.now);
+        }
+        Postfix::MessageId { id, msgid } => of.joins.msgid(key(id), msgid, of.now),
+        Postfix::Removed { id } => of.joins.end(key(id), of.now),
+        Postfix::From(from) => {
+            if let Some(join) = of.joins.from(key(from.id), of.now) {
+                postfix::from(body, line, &from, &join);
+                sink("from", body);
+                return Made::Records("from", 1);
+            }
+        }
+        Postfix::To(to) => {
+            postfix::to(body, line, &to, program.daemon);
+            sink("to", body);
+            return Made::Records("to", 1);
+        }
+        Postfix::Broken(broken) => return Made::Broken(Reason::Postfix(broken)),
+        Postfix::Other => {}
+    }
+    Made::Nothing
 }
 
 /// A parsed message and what every record of it needs.
@@ -170,6 +261,10 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
+    fn mailserver(&self) -> &[u8] {
+        self.message.hostname.unwrap_or(self.default_host)
+    }
+
     fn begin(&self, out: &mut Vec<u8>, kind: &'static [u8]) {
         out.extend_from_slice(b"{\"kind\":\"");
         out.extend_from_slice(kind);

@@ -68,6 +68,7 @@ mod to;
 use memchr::memmem::FinderRev;
 use std::sync::LazyLock;
 
+pub(super) use lex::{address, unbracket};
 pub use recipients::Recipients;
 
 /// What a message is to the mail log.

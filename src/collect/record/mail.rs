@@ -68,7 +68,7 @@ fn after_dest(out: &mut Vec<u8>, line: &Line<'_>, to: &ToLine<'_>) {
 }
 
 /// An address, of a `ctladdr` perhaps with ` (uid/gid)` behind it.
-fn address(out: &mut Vec<u8>, line: &Line<'_>, key: &'static [u8], value: &[u8]) {
+pub(super) fn address(out: &mut Vec<u8>, line: &Line<'_>, key: &'static [u8], value: &[u8]) {
     let Some(privacy) = line.privacy else { return line.field(out, key, value) };
     let is_ids = |c: &u8| c.is_ascii_digit() || b" (/)".contains(c);
     let ids = memchr::memmem::rfind(value, b" (").filter(|at| value.ends_with(b")") && value[*at..].iter().all(is_ids));
@@ -96,15 +96,15 @@ fn quoting(out: &mut Vec<u8>, line: &Line<'_>, key: &'static [u8], text: &[u8], 
 }
 
 /// The exact bytes would show what is hidden.
-fn end(out: &mut Vec<u8>, line: &Line<'_>) {
+pub(super) fn end(out: &mut Vec<u8>, line: &Line<'_>) {
     if line.privacy.is_some() { out.push(b'}') } else { line.end(out) }
 }
 
 /// `mailserver pid month day time`
-fn origin(out: &mut Vec<u8>, line: &Line<'_>) {
+pub(super) fn origin(out: &mut Vec<u8>, line: &Line<'_>) {
     let m = line.message;
     let stamp = &line.stamp;
-    line.field(out, b",\"mailserver\":", m.hostname.unwrap_or(line.default_host));
+    line.field(out, b",\"mailserver\":", line.mailserver());
     line.field(out, b",\"pid\":", m.procid.unwrap_or_default());
     out.extend_from_slice(b",\"month\":\"");
     out.extend_from_slice(month_name(stamp.month).as_bytes());

@@ -144,3 +144,23 @@ fn hashing_leaves_null_senders_and_syslog_alone() {
     assert!(other[0]["message"].as_str().is_some_and(|text| text.contains("bob@example.net")));
     assert!(other[0].get("raw_base64").is_some());
 }
+
+#[test]
+fn hashed_records_of_postfix_name_nobody() {
+    let to = hashed(
+        b"Nov 20 12:55:02 mx1 postfix/smtp[1]: 6F5802325F1: to=<bob@example.net>, orig_to=<alice@example.net>, \
+          relay=mx.example.net[192.0.2.1]:25, delay=2, delays=0/0/1/1, dsn=5.1.1, status=bounced (host \
+          mx.example.net[192.0.2.1] said: 550 5.1.1 <bob@example.net>: unknown (in reply to RCPT TO command))",
+    );
+    let bob = to[0]["dest"].as_str().unwrap_or_default();
+    assert_eq!(to[0]["reply"], format!("550 5.1.1 <{bob}>: unknown"));
+    let text = to[0].to_string();
+    assert!(
+        !text.contains("bob") && !text.contains("alice") && text.contains("\"relay\":\"mx.example.net\""),
+        "{text}"
+    );
+    let from = hashed(
+        b"Nov 20 12:55:02 mx1 postfix/qmgr[1]: 6F5802325F1: from=<bob@example.net>, size=1, nrcpt=1 (queue active)",
+    );
+    assert_eq!(from[0]["src"], bob);
+}

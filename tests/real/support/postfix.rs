@@ -40,6 +40,11 @@ impl Setup {
     pub(crate) fn main_cf(self, lines: &str) -> Self {
         Self { main_cf: format!("{}{lines}\n", self.main_cf), ..self }
     }
+
+    /// What stands for `GP_PORT` in those lines.
+    pub(crate) fn port(self, port: u16) -> Self {
+        Self { main_cf: self.main_cf.replace("GP_PORT", &port.to_string()), ..self }
+    }
 }
 
 /// A running Postfix.

@@ -141,7 +141,7 @@ pub(super) fn escape_bytes(s: &[u8]) -> usize {
 }
 
 /// Takes off one pair of angle brackets. A cut value may have lost the second.
-pub(super) fn unbracket(s: &[u8]) -> &[u8] {
+pub(in crate::collect::maillog) fn unbracket(s: &[u8]) -> &[u8] {
     match s {
         [b'<', inner @ .., b'>'] => inner,
         [b'<', inner @ ..] => inner,
@@ -182,7 +182,7 @@ pub(super) fn relay(text: &[u8]) -> Result<Relay<'_>, Broken> {
 }
 
 /// An address of the kernel, without the tag that SMTP puts before IPv6.
-fn address(s: &[u8]) -> Option<&[u8]> {
+pub(in crate::collect::maillog) fn address(s: &[u8]) -> Option<&[u8]> {
     let s = s.strip_prefix(b"IPv6:").unwrap_or(s);
     let shape = |c: &u8| c.is_ascii_hexdigit() || matches!(c, b'.' | b':' | b'%');
     let known = s.contains(&b'.') || s.contains(&b':') || s == b"0";

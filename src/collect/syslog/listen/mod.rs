@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::metrics::{Dropped, Metrics, Tally, Transport};
 use crate::collect::complaints::Complaints;
+use crate::collect::maillog::postfix::Joins;
 use crate::collect::privacy::Privacy;
 use crate::collect::record::{Peer, Recorder};
 
@@ -92,7 +93,9 @@ pub fn spawn(
     registry: &Registry,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
+    let joins = Joins::default();
     let metrics = Metrics::new(registry)
+        .and_then(|metrics| joins.register(registry).map(|()| metrics))
         .map_err(|error| Error::Config { key: "syslog".to_owned(), problem: error.to_string() })?;
     metrics.connections_max.set(config.max_connections as i64);
     let shared = Arc::new(Shared {
@@ -102,6 +105,7 @@ pub fn spawn(
         zone: config.time_zone()?,
         node: node.to_owned(),
         privacy,
+        joins,
         message_bytes_max: config.max_message.0 as usize,
         idle: Some(config.idle_timeout.0).filter(|idle| !idle.is_zero()),
         connections: Arc::new(tokio::sync::Semaphore::new(config.max_connections)),
@@ -129,6 +133,8 @@ struct Shared {
     zone: TimeZone,
     node: String,
     privacy: Option<Privacy>,
+    /// The lines of one Postfix may come over several sockets and connections.
+    joins: Joins,
     message_bytes_max: usize,
     idle: Option<Duration>,
     connections: Arc<tokio::sync::Semaphore>,
@@ -146,7 +152,9 @@ enum Pipeline {
 impl Shared {
     fn batch(&self) -> Batch {
         Batch {
-            recorder: Recorder::new(self.zone.clone(), &self.node).with_privacy(self.privacy.clone()),
+            recorder: Recorder::new(self.zone.clone(), &self.node)
+                .with_privacy(self.privacy.clone())
+                .with_joins(self.joins.clone()),
             group: Group::new(),
             tally: Tally::default(),
             message_bytes_max: self.message_bytes_max,
