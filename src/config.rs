@@ -76,7 +76,11 @@ impl Config {
         if self.privacy.key != other.privacy.key && !keys.iter().any(|key| key == "privacy.key") {
             keys.push("privacy.key".to_owned());
         }
-        keys.retain(|key| key != "log.level" && !greypit_milter::Config::takes_while_running(key));
+        keys.retain(|key| {
+            key != "log.level"
+                && !greypit_milter::Config::takes_while_running(key)
+                && !syslog::Config::takes_while_running(key)
+        });
         keys
     }
 }

@@ -20,7 +20,7 @@ use crate::collect::milter as mail;
 use crate::collect::syslog::listen as syslog;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::http::{self, Http};
-use crate::process;
+use crate::{process, sys};
 
 /// How long the first try of the store may take before greypit starts without it.
 const STORE_CHECK: Duration = Duration::from_secs(10);
@@ -37,6 +37,7 @@ pub struct Gateway {
     store_waits: Option<JoinHandle<()>>,
     http: Option<JoinHandle<()>>,
     milter: Option<Milter>,
+    syslog_tls: Option<syslog::Tls>,
     stop_collecting: CancellationToken,
     stop_http: CancellationToken,
     addresses: Vec<String>,
@@ -59,7 +60,8 @@ impl Gateway {
         let store = Store::open(&config.store).map_err(locate)?;
         let store_problem = try_store(&store, &health).await.map_err(locate)?;
         let http = http::bind(&config.http).await.map_err(locate)?;
-        let sockets = syslog::bind(&config.syslog).map_err(locate)?;
+        let sockets = syslog::bind_beside(&config.syslog, sys::passed_sockets()).map_err(locate)?;
+        let syslog_tls = sockets.tls();
         process::raise_descriptor_limit();
         let mail_servers = milter::bind(&config.milter).map_err(locate)?;
         let mut addresses: Vec<String> = mail_servers.addresses().collect();
@@ -120,7 +122,18 @@ impl Gateway {
             collectors.push(task);
             health.ok("milter");
         }
-        Ok(Gateway { pipeline, collectors, store_waits, http, milter, stop_collecting, stop_http, addresses, store })
+        Ok(Gateway {
+            pipeline,
+            collectors,
+            store_waits,
+            http,
+            milter,
+            syslog_tls,
+            stop_collecting,
+            stop_http,
+            addresses,
+            store,
+        })
     }
 
     /// What it listens on and follows, a line each.
@@ -133,12 +146,20 @@ impl Gateway {
         &self.store
     }
 
-    /// Takes what can be changed while running: the milter's policy.
+    /// Takes what can be changed while running: the milter's policy, and the TLS certificate, which may have changed in
+    /// its file alone.
     ///
     /// # Errors
     /// Names the key that cannot be right; then nothing has changed.
     pub fn reload(&self, config: &Config) -> greypit_pipeline::Result<()> {
-        self.milter.as_ref().map_or(Ok(()), |milter| milter.reload(&config.milter))
+        // Where the config no longer speaks of TLS that waits for a restart.
+        let tls = self.syslog_tls.as_ref().filter(|_| !config.syslog.tls_cert.is_empty());
+        let certificate = tls.map(|_| syslog::tls::read(&config.syslog)).transpose()?;
+        self.milter.as_ref().map_or(Ok(()), |milter| milter.reload(&config.milter))?;
+        if let (Some(tls), Some(certificate)) = (tls, certificate) {
+            tls.set(certificate);
+        }
+        Ok(())
     }
 
     /// Ends in order; see the module.

@@ -6,7 +6,8 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Words of `SO_MEMINFO`, `enum { SK_MEMINFO_RMEM_ALLOC … SK_MEMINFO_VARS }` in linux/sock_diag.h.
 const MEMINFO_WORDS: usize = 9;
@@ -32,4 +33,41 @@ pub(crate) fn dropped_packets(socket: impl AsFd) -> io::Result<u32> {
         0 => Ok(words[libc::SK_MEMINFO_DROPS as usize]),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// The first descriptor that systemd passes, `SD_LISTEN_FDS_START`.
+const PASSED_FIRST: i32 = 3;
+
+/// More than any unit passes; beyond it the number is no number.
+const PASSED_MAX: i32 = 1024;
+
+/// The sockets that systemd opened for this process (sd_listen_fds(3)), each with its `FileDescriptorName=`. They can be
+/// taken once; after that, and where nothing was passed, there are none.
+pub(crate) fn passed_sockets() -> Vec<(OwnedFd, String)> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<i32>().ok());
+    let ours = number("LISTEN_PID").is_some_and(|pid| u32::try_from(pid) == Ok(std::process::id()));
+    let count = number("LISTEN_FDS").filter(|count| (1..=PASSED_MAX).contains(count));
+    let (true, Some(count)) = (ours, count) else { return Vec::new() };
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Vec::new();
+    }
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    let mut sockets = Vec::new();
+    for fd in PASSED_FIRST..PASSED_FIRST + count {
+        let name = names.next().unwrap_or_default().to_owned();
+        // SAFETY: only looked at, and not kept: the kernel answers EBADF where it is not open, ENOTSOCK where it is
+        // something else.
+        let is_socket = rustix::net::sockopt::socket_type(unsafe { BorrowedFd::borrow_raw(fd) }).is_ok();
+        if !is_socket {
+            continue;
+        }
+        // SAFETY: the environment, which names this process, gives the open descriptors from 3 on to it; `TAKEN` lets
+        // nobody else take them, and nothing else in this process knows their numbers.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let _ = rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC);
+        sockets.push((socket, name));
+    }
+    sockets
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use super::{EXIT_DONE, Stop, end};
+use crate::collect::syslog::listen::tls;
 use crate::config::Loaded;
 
 pub(crate) fn run(loaded: &Loaded) -> ExitCode {
@@ -11,6 +12,10 @@ pub(crate) fn run(loaded: &Loaded) -> ExitCode {
 }
 
 fn print(loaded: &Loaded, out: &mut impl Write) -> Result<u8, Stop> {
+    let syslog = &loaded.config.syslog;
+    if !syslog.tls_cert.is_empty() {
+        tls::read(syslog).map_err(|error| Stop::Say(loaded.locate(&error).to_string()))?;
+    }
     let text = toml::to_string_pretty(&loaded.config)
         .map_err(|error| Stop::Say(format!("the config cannot be printed: {error}")))?;
     out.write_all(text.as_bytes())?;

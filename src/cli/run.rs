@@ -15,7 +15,8 @@ const EXAMPLES: &str = "\
 Examples:
   greypit run --demo
   greypit run --config /etc/greypit/greypit.toml
-Signals: SIGTERM and SIGINT drain and end; SIGHUP takes the milter's policy and the log level anew.";
+Signals: SIGTERM and SIGINT drain and end; SIGHUP takes the milter's policy, the TLS
+certificate and the log level anew.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]

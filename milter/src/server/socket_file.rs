@@ -87,7 +87,10 @@ pub fn advice(error: &io::Error) -> &'static str {
 }
 
 /// Binds a stream socket and listens once its mode and group are set.
-pub(super) fn bind_stream(path: &Path, mode: u32, group: Option<u32>) -> Result<(UnixListener, SocketFile), String> {
+///
+/// # Errors
+/// Says why it cannot be and what to do.
+pub fn bind_stream(path: &Path, mode: u32, group: Option<u32>) -> Result<(UnixListener, SocketFile), String> {
     make_way(path, |path| UnixStream::connect(path).map(drop))?;
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,

@@ -66,12 +66,26 @@ pub struct Splitter {
     skipping: bool,
     /// Bytes at the front of the buffer that hold no LF.
     searched: usize,
+    /// Ends a line as LF does: LF itself, or NUL.
+    also: u8,
 }
 
 impl Splitter {
     #[must_use]
     pub fn new(message_bytes_max: usize) -> Self {
-        Splitter { message_bytes_max: message_bytes_max.max(1), skipping: false, searched: 0 }
+        Splitter { message_bytes_max: message_bytes_max.max(1), skipping: false, searched: 0, also: b'\n' }
+    }
+
+    /// One for a local stream socket, where syslog(3) ends each message with NUL.
+    #[must_use]
+    pub fn with_nul_ends(self) -> Self {
+        Splitter { also: 0, ..self }
+    }
+
+    /// Whether the rest of a line whose head was passed on is still to come.
+    #[must_use]
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
     }
 
     /// The buffer must hold this much, or [`Step::Need`] could not be satisfied.
@@ -125,7 +139,7 @@ impl Splitter {
     fn line(&mut self, buf: &[u8], eof: bool) -> Step {
         let from = self.searched.min(buf.len());
         let window = buf.len().min(self.message_bytes_max + 1);
-        let found = memchr::memchr(b'\n', buf.get(from..window).unwrap_or_default());
+        let found = memchr::memchr2(b'\n', self.also, buf.get(from..window).unwrap_or_default());
         if let Some(i) = found {
             self.searched = 0;
             let end = from + i;
@@ -146,7 +160,7 @@ impl Splitter {
     }
 
     fn skip(&mut self, buf: &[u8]) -> Step {
-        let consumed = match memchr::memchr(b'\n', buf) {
+        let consumed = match memchr::memchr2(b'\n', self.also, buf) {
             Some(i) => {
                 self.skipping = false;
                 i + 1

@@ -1,4 +1,4 @@
-//! The bytes of one TCP connection that are not yet messages: one buffer, no I/O.
+//! The bytes of one connection that are not yet messages: one buffer, no I/O.
 
 use jiff::Timestamp;
 
@@ -6,7 +6,7 @@ use super::super::frame::{FrameError, Splitter, Step};
 use super::Batch;
 use crate::collect::record::Peer;
 
-/// What a connection begins with, and goes back to when it is quiet.
+/// What a buffer is at least.
 const BUFFER_BYTES_MIN: usize = 16 << 10;
 /// What it grows to, unless `max_message` needs more.
 const BUFFER_BYTES_MAX: usize = 256 << 10;
@@ -20,6 +20,8 @@ pub(super) enum Split {
 }
 
 /// The bytes of one connection that are not yet messages. No I/O.
+///
+/// While it is read it has a buffer; between reads it has only what is left of a message, mostly nothing.
 #[derive(Debug)]
 pub(super) struct Intake {
     buffer: Vec<u8>,
@@ -27,13 +29,32 @@ pub(super) struct Intake {
     end: usize,
     splitter: Splitter,
     buffer_bytes_max: usize,
+    /// Messages found so far.
+    messages: u64,
 }
 
 impl Intake {
-    pub(super) fn new(message_bytes_max: usize) -> Intake {
-        let splitter = Splitter::new(message_bytes_max);
+    pub(super) fn new(splitter: Splitter) -> Intake {
         let buffer_bytes_max = BUFFER_BYTES_MAX.max(splitter.buffer_bytes());
-        Intake { buffer: vec![0; BUFFER_BYTES_MIN], start: 0, end: 0, splitter, buffer_bytes_max }
+        Intake { buffer: Vec::new(), start: 0, end: 0, splitter, buffer_bytes_max, messages: 0 }
+    }
+
+    /// Reads go into `buffer` from now on, behind what was kept.
+    pub(super) fn resume(&mut self, mut buffer: Vec<u8>) {
+        let kept = self.end - self.start;
+        if buffer.len() < BUFFER_BYTES_MIN.max(kept) {
+            buffer.resize(BUFFER_BYTES_MIN.max(kept), 0);
+        }
+        buffer[..kept].copy_from_slice(&self.buffer[self.start..self.end]);
+        self.buffer = buffer;
+        (self.start, self.end) = (0, kept);
+    }
+
+    /// Gives the buffer back and keeps what is no message yet.
+    pub(super) fn pause(&mut self) -> Vec<u8> {
+        let kept = self.buffer[self.start..self.end].to_vec();
+        (self.start, self.end) = (0, kept.len());
+        std::mem::replace(&mut self.buffer, kept)
     }
 
     /// Room to read into, never empty once `split` has said [`Split::All`].
@@ -56,20 +77,18 @@ impl Intake {
     }
 
     fn grow(&mut self) {
-        let bytes = (self.buffer.len() * 4).min(self.buffer_bytes_max);
+        let bytes = (self.buffer.len() * 4).clamp(BUFFER_BYTES_MIN, self.buffer_bytes_max);
         self.buffer.resize(bytes.max(self.buffer.len()), 0);
     }
 
-    pub(super) fn is_large(&self) -> bool {
-        self.buffer.len() > BUFFER_BYTES_MIN
+    /// Whether a message has begun and not ended.
+    pub(super) fn is_amid_message(&self) -> bool {
+        self.start < self.end || self.splitter.is_skipping()
     }
 
-    pub(super) fn shrink(&mut self) {
-        if self.end - self.start <= BUFFER_BYTES_MIN / 2 {
-            self.space();
-            self.buffer.truncate(BUFFER_BYTES_MIN);
-            self.buffer.shrink_to_fit();
-        }
+    /// Messages found since the connection began.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
     }
 
     /// Gives whole messages to the batch, up to a full group.
@@ -87,6 +106,7 @@ impl Intake {
                 Step::Message { consumed, frame, truncated } => {
                     batch.add(&bytes[frame], received, peer);
                     batch.tally.cut += u64::from(truncated);
+                    self.messages += 1;
                     self.start += consumed;
                     if batch.is_full() {
                         return Ok(Split::Full);

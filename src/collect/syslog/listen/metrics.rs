@@ -7,17 +7,22 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 pub(super) enum Transport {
     Udp,
     Tcp,
+    Tls,
     Unix,
+    UnixStream,
 }
 
 impl Transport {
-    pub(super) const ALL: [Transport; 3] = [Transport::Udp, Transport::Tcp, Transport::Unix];
+    pub(super) const ALL: [Transport; 5] =
+        [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Unix, Transport::UnixStream];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
             Transport::Unix => "unix",
+            Transport::UnixStream => "unix_stream",
         }
     }
 }
@@ -33,10 +38,12 @@ pub(super) enum Dropped {
     Stopping,
     /// The pipeline had ended, or refused the body.
     Refused,
+    /// The peer sent more than `max_rate_per_peer` over a transport that cannot wait.
+    Rate,
 }
 
 impl Dropped {
-    const ALL: [Dropped; 4] = [Dropped::QueueFull, Dropped::Kernel, Dropped::Stopping, Dropped::Refused];
+    const ALL: [Dropped; 5] = [Dropped::QueueFull, Dropped::Kernel, Dropped::Stopping, Dropped::Refused, Dropped::Rate];
 
     fn name(self) -> &'static str {
         match self {
@@ -44,6 +51,7 @@ impl Dropped {
             Dropped::Kernel => "kernel",
             Dropped::Stopping => "stopping",
             Dropped::Refused => "refused",
+            Dropped::Rate => "rate",
         }
     }
 }
@@ -54,15 +62,24 @@ pub(super) const KINDS: [&str; 3] = ["from", "to", "syslog"];
 /// The counters of all listeners.
 #[derive(Debug)]
 pub(super) struct Metrics {
-    messages: [IntCounter; 3],
-    bytes: [IntCounter; 3],
+    messages: [IntCounter; 5],
+    bytes: [IntCounter; 5],
     events: [IntCounter; 3],
-    dropped: [[IntCounter; 4]; 3],
+    dropped: [[IntCounter; 5]; 5],
     parse_errors: IntCounterVec,
     framing_errors: IntCounterVec,
     pub(super) connections: IntGauge,
     pub(super) connections_max: IntGauge,
-    pub(super) connections_refused: IntCounter,
+    /// At `max_connections`, and at `max_connections_per_peer`.
+    pub(super) refused_total: IntCounter,
+    pub(super) refused_peer: IntCounter,
+    pub(super) closed_idle: IntCounter,
+    pub(super) closed_frame: IntCounter,
+    pub(super) per_peer_max: IntGauge,
+    pub(super) rate_max: IntGauge,
+    pub(super) slowed: IntCounter,
+    pub(super) peers_forgotten: IntCounter,
+    tls_errors: IntCounterVec,
 }
 
 impl Metrics {
@@ -86,11 +103,29 @@ impl Metrics {
             "Messages that did not become events (kernel: before greypit could receive them).",
             &["transport", "reason"],
         )?;
-        let refused = IntCounter::new(
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let refused = vector(
             "greypit_syslog_connections_refused_total",
-            "Connections closed at the limit of connections.",
+            "Connections closed at once, at max_connections (total) or max_connections_per_peer (peer).",
+            &["limit"],
         )?;
-        registry.register(Box::new(refused.clone()))?;
+        let closed = vector(
+            "greypit_syslog_connections_timed_out_total",
+            "Connections closed after idle_timeout (idle) or frame_timeout (frame).",
+            &["reason"],
+        )?;
+        let tls_errors = vector(
+            "greypit_syslog_tls_errors_total",
+            "TLS connections that failed, by far most of them in the handshake.",
+            &["reason"],
+        )?;
+        for reason in super::tls::REASONS {
+            tls_errors.with_label_values(&[reason]);
+        }
         Ok(Metrics {
             messages: Transport::ALL.map(|t| messages.with_label_values(&[t.name()])),
             bytes: Transport::ALL.map(|t| bytes.with_label_values(&[t.name()])),
@@ -107,9 +142,23 @@ impl Metrics {
                 "Broken octet counts (the connection is closed) and messages cut at max_message.",
                 &["reason"],
             )?,
-            connections: gauge("greypit_syslog_connections", "Open TCP connections.")?,
-            connections_max: gauge("greypit_syslog_connections_max", "The limit of TCP connections.")?,
-            connections_refused: refused,
+            connections: gauge("greypit_syslog_connections", "Open connections: TCP, TLS, unix streams.")?,
+            connections_max: gauge("greypit_syslog_connections_max", "The limit of connections.")?,
+            refused_total: refused.with_label_values(&["total"]),
+            refused_peer: refused.with_label_values(&["peer"]),
+            closed_idle: closed.with_label_values(&["idle"]),
+            closed_frame: closed.with_label_values(&["frame"]),
+            per_peer_max: gauge("greypit_syslog_connections_per_peer_max", "The limit of one address; 0: none.")?,
+            rate_max: gauge("greypit_syslog_rate_per_peer_max", "Messages a second of one address; 0: no limit.")?,
+            slowed: counter(
+                "greypit_syslog_slowed_total",
+                "Times that reading a TCP or TLS connection paused, because its peer was above its rate.",
+            )?,
+            peers_forgotten: counter(
+                "greypit_syslog_peers_forgotten_total",
+                "Addresses whose rate was forgotten, while it counted, to make room for others.",
+            )?,
+            tls_errors,
         })
     }
 
@@ -119,6 +168,10 @@ impl Metrics {
 
     pub(super) fn framing_error(&self, reason: &'static str) -> IntCounter {
         self.framing_errors.with_label_values(&[reason])
+    }
+
+    pub(super) fn tls_error(&self, reason: &'static str) {
+        self.tls_errors.with_label_values(&[reason]).inc();
     }
 
     /// Adds what was counted while a group was filled; `submitted`: the pipeline has it.
@@ -132,6 +185,9 @@ impl Metrics {
         }
         if tally.unfit > 0 {
             self.dropped(transport, Dropped::Refused).inc_by(tally.unfit);
+        }
+        if tally.limited > 0 {
+            self.dropped(transport, Dropped::Rate).inc_by(tally.limited);
         }
         for (reason, n) in &tally.parse_errors {
             self.parse_errors.with_label_values(&[*reason]).inc_by(*n);
@@ -152,6 +208,8 @@ pub(super) struct Tally {
     pub(super) cut: u64,
     /// Bodies that the pipeline does not take.
     pub(super) unfit: u64,
+    /// Messages beyond the rate of their peer.
+    pub(super) limited: u64,
     pub(super) parse_errors: Vec<(&'static str, u64)>,
 }
 

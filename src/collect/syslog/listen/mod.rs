@@ -1,26 +1,35 @@
-//! Sockets for plain syslog: UDP (RFC 5426), TCP (RFC 6587) and unix datagrams (`/dev/log`).
+//! Sockets for syslog: UDP (RFC 5426), TCP (RFC 6587), TLS (RFC 5425), unix datagrams (`/dev/log`) and streams; made
+//! here or passed by systemd.
 //!
-//! [`bind`] takes every address before [`spawn`] starts anything. Each task owns a
-//! `Recorder` and fills a [`Group`]; a group goes to the pipeline when the socket has
-//! nothing more or the group is full, never one a line. What happens when the
-//! pipeline's queue is full is the transport's nature:
+//! [`bind`] takes every address before [`spawn`] starts anything. Each task fills a
+//! [`Group`]; a group goes to the pipeline when the socket has nothing more or the
+//! group is full, never one a line. What happens when the pipeline's queue is full is
+//! the transport's nature:
 //!
 //! | transport | queue full | limit | at shutdown |
 //! |---|---|---|---|
-//! | TCP | reading stops, the sender waits | `max_connections`, then accepted, closed and counted | reads what the kernel holds |
-//! | unix | reading stops, the sender waits | the kernel's `max_dgram_qlen` | the same |
+//! | TCP, TLS | reading stops, the sender waits | `max_connections`, `max_connections_per_peer`, then accepted, closed and counted | reads what the kernel holds |
+//! | unix stream | reading stops, the sender waits | `max_connections` | the same |
+//! | unix datagram | reading stops, the sender waits | the kernel's `max_dgram_qlen` | the same |
 //! | UDP | the group is dropped and counted | `recv_buffer`; the kernel's drops are counted too | the same |
+//!
+//! Above `max_rate_per_peer` UDP is dropped and counted; TCP and TLS are read later.
 //!
 //! Shutdown: when the token is cancelled each task stops waiting, reads what has
 //! already arrived for at most [`DRAIN_MAX`], gives it to the pipeline and ends. A line
 //! that was received in part is passed on as it is. Plain syslog has no
 //! acknowledgement: what a sender writes after that is its own to repeat.
 
+mod accept;
 mod config;
 mod datagram;
 mod intake;
 mod metrics;
+mod passed;
+mod peers;
+mod stream;
 mod tcp;
+pub mod tls;
 mod udp;
 mod unix;
 
@@ -35,12 +44,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::metrics::{Dropped, Metrics, Tally, Transport};
+use self::peers::Peers;
 use crate::collect::complaints::Complaints;
 use crate::collect::maillog::postfix::Joins;
 use crate::collect::privacy::Privacy;
 use crate::collect::record::{Peer, Recorder};
 
-pub use config::{Config, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN};
+pub use config::{ClientCert, Config, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN};
+pub use passed::Passed;
+pub use tls::Tls;
 
 /// How long a task goes on reading and submitting once it is told to stop.
 pub const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -48,11 +60,13 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(2);
 const KINDS: [Kind; 3] = [Kind::new("from"), Kind::new("to"), Kind::new("syslog")];
 
 /// Sockets that are bound and not yet read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Bound {
     udp: Vec<udp::Listener>,
     tcp: Vec<tcp::Listener>,
+    tls: Vec<tcp::Listener>,
     unix: Vec<unix::Listener>,
+    certificate: Option<Tls>,
 }
 
 impl Bound {
@@ -60,8 +74,17 @@ impl Bound {
     pub fn addresses(&self) -> Vec<String> {
         let udp = self.udp.iter().map(|l| format!("udp {}", l.address));
         let tcp = self.tcp.iter().map(|l| format!("tcp {}", l.address));
-        let unix = self.unix.iter().map(|l| format!("unix {}", l.file.path().display()));
-        udp.chain(tcp).chain(unix).collect()
+        let tls = self.tls.iter().map(|l| format!("tls {}", l.address));
+        let unix = self.unix.iter().map(|l| {
+            let kind = if l.is_stream() { "unix_stream" } else { "unix" };
+            format!("{kind} {}", l.path.display())
+        });
+        udp.chain(tcp).chain(tls).chain(unix).collect()
+    }
+
+    /// The certificate of the TLS listeners, for a reload; none where there are none.
+    pub fn tls(&self) -> Option<Tls> {
+        self.certificate.clone()
     }
 }
 
@@ -70,13 +93,42 @@ impl Bound {
 /// # Errors
 /// [`Error::Config`] names the key, the address, the reason and what to do.
 pub fn bind(config: &Config) -> Result<Bound> {
+    bind_beside(config, Vec::new())
+}
+
+/// As [`bind`], with sockets that systemd made.
+///
+/// # Errors
+/// As [`bind`], and where such a socket is of no use.
+pub fn bind_beside(config: &Config, passed: Vec<Passed>) -> Result<Bound> {
     config.validate()?;
     let mode = config.mode()?;
-    Ok(Bound {
-        udp: config.udp.iter().map(|text| udp::bind(text, config.recv_buffer)).collect::<Result<_>>()?,
-        tcp: config.tcp.iter().map(|text| tcp::bind(text)).collect::<Result<_>>()?,
-        unix: config.unix.iter().map(|path| unix::bind(path, mode)).collect::<Result<_>>()?,
-    })
+    let mut bound = Bound::default();
+    passed::take(passed, config, &mut bound)?;
+    let taken = |listeners: &[tcp::Listener]| listeners.iter().map(|l| l.address).collect::<Vec<_>>();
+    let (tcp, tls) = (taken(&bound.tcp), taken(&bound.tls));
+    let udp = bound.udp.iter().map(|l| l.address).collect();
+    for text in passed::missing(&config.udp, udp) {
+        bound.udp.push(udp::bind(text, config.udp_sockets(), config.recv_buffer)?);
+    }
+    for text in passed::missing(&config.tcp, tcp) {
+        bound.tcp.push(tcp::bind("tcp", text)?);
+    }
+    for text in passed::missing(&config.tls, tls) {
+        bound.tls.push(tcp::bind("tls", text)?);
+    }
+    if !bound.tls.is_empty() {
+        bound.certificate = Some(Tls::new(tls::read(config)?));
+    }
+    let unix: Vec<_> = bound.unix.iter().map(|l| l.path.clone()).collect();
+    let is_missing = |text: &&String| !unix.iter().any(|path| path.as_path() == std::path::Path::new(text));
+    for path in config.unix.iter().filter(is_missing) {
+        bound.unix.push(unix::bind(path, mode)?);
+    }
+    for path in config.unix_stream.iter().filter(is_missing) {
+        bound.unix.push(unix::bind_streams(path, mode)?);
+    }
+    Ok(bound)
 }
 
 /// Starts one task a socket, inside a Tokio runtime. They end, and drop their [`Submit`], once `stop` is cancelled and
@@ -98,6 +150,9 @@ pub fn spawn(
         .and_then(|metrics| joins.register(registry).map(|()| metrics))
         .map_err(|error| Error::Config { key: "syslog".to_owned(), problem: error.to_string() })?;
     metrics.connections_max.set(config.max_connections as i64);
+    metrics.per_peer_max.set(config.max_connections_per_peer as i64);
+    metrics.rate_max.set(config.max_rate_per_peer as i64);
+    let unless_zero = |span: greypit_pipeline::units::Span| Some(span.0).filter(|time| !time.is_zero());
     let shared = Arc::new(Shared {
         submit,
         metrics,
@@ -107,16 +162,23 @@ pub fn spawn(
         privacy,
         joins,
         message_bytes_max: config.max_message.0 as usize,
-        idle: Some(config.idle_timeout.0).filter(|idle| !idle.is_zero()),
+        idle: unless_zero(config.idle_timeout),
+        frame: unless_zero(config.frame_timeout),
+        handshake: config.tls_handshake_timeout.0,
+        peers: Peers::new(config.max_connections_per_peer, config.max_rate_per_peer),
+        pool: stream::Pool::default(),
         connections: Arc::new(tokio::sync::Semaphore::new(config.max_connections)),
         complaints: Complaints::default(),
     });
     let mut tasks = Vec::new();
     for listener in bound.udp {
-        tasks.push(listener.spawn(&shared)?);
+        listener.spawn(&shared, &mut tasks)?;
     }
     for listener in bound.tcp {
-        tasks.push(listener.spawn(&shared)?);
+        tasks.push(listener.spawn(None, &shared)?);
+    }
+    for listener in bound.tls {
+        tasks.push(listener.spawn(bound.certificate.clone(), &shared)?);
     }
     for listener in bound.unix {
         tasks.push(listener.spawn(&shared)?);
@@ -137,6 +199,10 @@ struct Shared {
     joins: Joins,
     message_bytes_max: usize,
     idle: Option<Duration>,
+    frame: Option<Duration>,
+    handshake: Duration,
+    peers: Arc<Peers>,
+    pool: stream::Pool,
     connections: Arc<tokio::sync::Semaphore>,
     complaints: Complaints,
 }
@@ -190,7 +256,7 @@ impl Shared {
         let pipeline = match result {
             Ok(()) => Pipeline::Open,
             Err(reason) => {
-                let messages = batch.tally.messages - batch.tally.unfit;
+                let messages = batch.tally.messages - batch.tally.unfit - batch.tally.limited;
                 self.metrics.dropped(transport, reason).inc_by(messages);
                 if let Some(unlogged) = self.complaints.allow() {
                     let transport = transport.name();
@@ -242,6 +308,13 @@ impl Batch {
         if let Some(reason) = outcome.error {
             self.tally.parse_error(reason.name());
         }
+    }
+
+    /// Counts a datagram beyond the rate of its peer.
+    fn limited(&mut self, raw: &[u8]) {
+        self.tally.messages += 1;
+        self.tally.bytes += raw.len().min(self.message_bytes_max) as u64;
+        self.tally.limited += 1;
     }
 
     fn is_full(&self) -> bool {

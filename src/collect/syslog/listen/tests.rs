@@ -4,7 +4,7 @@ mod live;
 
 use super::intake::{Intake, Split};
 use super::*;
-use crate::collect::syslog::frame::FrameError;
+use crate::collect::syslog::frame::{FrameError, Splitter};
 use greypit_pipeline::units::Size;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -29,7 +29,7 @@ fn messages(group: &Group) -> Vec<String> {
 
 /// Feeds a connection's bytes in the given portions and ends the stream.
 fn feed<'a>(portions: impl IntoIterator<Item = &'a [u8]>, max: usize) -> (Batch, Option<FrameError>) {
-    let mut intake = Intake::new(max);
+    let mut intake = Intake::new(Splitter::new(max));
     let mut batch = batch(max);
     let received: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
     for mut portion in portions {
@@ -151,7 +151,7 @@ fn half_a_character_at_the_end_stays_valid_json_with_the_exact_bytes() {
 
 #[test]
 fn a_full_group_stops_the_splitter_until_it_is_taken() {
-    let mut intake = Intake::new(4096);
+    let mut intake = Intake::new(Splitter::new(4096));
     let mut batch = batch(4096);
     let line = format!("{A}{}\n", "x".repeat(1000)).into_bytes();
     let received = Timestamp::now();
