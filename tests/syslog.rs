@@ -8,12 +8,21 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use greypit::collect::syslog::listen::{Config, DRAIN_MAX, bind, spawn};
+use greypit::collect::syslog::listen::{Config, DRAIN_MAX, Tls, bind, spawn};
 use greypit_pipeline::Submit;
 use greypit_pipeline::submit::testing::{self, Queue};
 use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+#[path = "syslog/activation.rs"]
+mod activation;
+#[path = "syslog/limits.rs"]
+mod limits;
+#[path = "syslog/local.rs"]
+mod local;
+#[path = "syslog/tls.rs"]
+mod tls;
 
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -29,6 +38,7 @@ struct Rig {
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     addresses: Vec<String>,
+    tls: Option<Tls>,
 }
 
 fn listen(config: &Config, queue_bytes: u32) -> Rig {
@@ -37,10 +47,11 @@ fn listen(config: &Config, queue_bytes: u32) -> Rig {
     let (registry, stop) = (Registry::new(), CancellationToken::new());
     let bound = bind(config).unwrap();
     let addresses = bound.addresses().iter().map(|text| text.split_once(' ').unwrap().1.to_owned()).collect();
+    let tls = bound.tls();
     let inside = runtime.enter();
     let tasks = spawn(bound, config, "gw", None, submit.clone(), &registry, stop.clone()).unwrap();
     drop(inside);
-    Rig { runtime, submit, queue, registry, stop, tasks, addresses }
+    Rig { runtime, submit, queue, registry, stop, tasks, addresses, tls }
 }
 
 fn only(udp: &[&str], tcp: &[&str], unix: &[&str]) -> Config {
@@ -55,7 +66,11 @@ impl Rig {
         let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
         let labelled =
             metrics.filter(|metric| labels.iter().all(|l| metric.get_label().iter().any(|m| m.value() == *l)));
-        labelled.map(|metric| metric.get_counter().get_value() as usize).sum()
+        labelled.map(|metric| (metric.get_counter().get_value() + metric.get_gauge().get_value()) as usize).sum()
+    }
+
+    fn connections(&self) -> usize {
+        self.metric("greypit_syslog_connections", &[])
     }
 
     fn messages(&self) -> usize {
@@ -124,6 +139,49 @@ fn udp_drops_what_the_queue_does_not_take_and_counts_exactly_that() {
     assert_eq!(taken + rig.dropped("queue_full") + rig.dropped("kernel"), SENT);
     assert_eq!(rig.metric("greypit_syslog_events_total", &["syslog"]), taken);
     assert_eq!(rig.dropped("stopping") + rig.dropped("refused"), 0);
+}
+
+#[test]
+fn several_sockets_share_an_address_and_every_datagram_of_a_burst_is_received_or_counted() {
+    const SENDERS: usize = 16;
+    const EACH: usize = 2000;
+    let mut config = only(&["127.0.0.1:0"], &[], &[]);
+    config.udp_sockets = 4;
+    config.recv_buffer = greypit_pipeline::units::Size(64 << 10);
+    let mut rig = listen(&config, 64 << 20);
+    assert_eq!((rig.addresses.len(), rig.tasks.len()), (1, 4));
+    // Nobody else gets in, though the sockets share the address among themselves.
+    let busy = Config { udp: vec![rig.addresses[0].clone()], ..config };
+    assert!(bind(&busy).unwrap_err().to_string().contains("another process has it"));
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let address = rig.addresses[0].clone();
+            std::thread::spawn(move || {
+                let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                client.connect(address).unwrap();
+                for i in 0..EACH {
+                    client.send(line(sender * EACH + i).as_bytes()).unwrap();
+                }
+            })
+        })
+        .collect();
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    rig.until("every datagram accounted for", |rig| rig.messages() + rig.dropped("kernel") == SENDERS * EACH);
+    rig.end();
+    let mut bodies = Vec::new();
+    while let Some(group) = rig.queue.next(NOTHING) {
+        bodies.extend(group.iter().map(|(_, body)| serde_json::from_slice::<serde_json::Value>(body).unwrap()));
+    }
+    assert_eq!(bodies.len() + rig.metric("greypit_syslog_dropped_total", &[]), SENDERS * EACH);
+    // What one sender wrote is in order.
+    let mut last = [None; SENDERS];
+    for number in numbers(&bodies) {
+        let last = &mut last[number / EACH];
+        assert!(last.is_none_or(|last| last < number), "{number} after {last:?}");
+        *last = Some(number);
+    }
 }
 
 #[test]
