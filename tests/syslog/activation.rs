@@ -28,7 +28,7 @@ fn start(sockets: &[&dyn AsFd], names: &str, config: &std::path::Path) -> std::p
     command.arg("-c").arg(script).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn write_config(dir: &std::path::Path, syslog: &str) -> std::path::PathBuf {
+pub(super) fn write_config(dir: &std::path::Path, syslog: &str) -> std::path::PathBuf {
     let path = dir.join("greypit.toml");
     let text = format!(
         "node = \"gw\"\ndata_dir = \"{0}/data\"\n[milter]\nlisten = []\n[http]\nlisten = \"\"\n[batch]\ncodec = \"none\"\n\

@@ -216,3 +216,33 @@ fn thousands_of_idle_connections_cost_next_to_nothing_beside_load() {
     rig.until("all are gone", |rig| rig.connections() == 0);
     rig.end();
 }
+
+#[test]
+fn an_idle_connection_over_tls_costs_what_tls_needs() {
+    if !is_alone("limits::an_idle_connection_over_tls_costs_what_tls_needs") {
+        return;
+    }
+    const IDLE: usize = 300;
+    let authority = tls::Authority::new();
+    let config = Config { max_connections_per_peer: 0, ..authority.config() };
+    let mut rig = listen(&config, 64 << 20);
+    let client = authority.client(None, tls::NEW);
+    // Ours keep only the socket: what is measured is what is left here.
+    let hear = |i: usize| {
+        let mut client = tls::connect(&rig.addresses[0], client.clone()).unwrap();
+        client.write_all((line(i) + "\n").as_bytes()).unwrap();
+        client.into_parts().1
+    };
+    let _warm: Vec<_> = (0..20).map(hear).collect();
+    rig.take(20);
+    let before = resident_bytes();
+    let clients: Vec<_> = (0..IDLE).map(hear).collect();
+    rig.take(IDLE);
+    rig.until("all are in", |rig| rig.connections() == IDLE + 20);
+    let each = resident_bytes().saturating_sub(before) / IDLE;
+    eprintln!("{IDLE} idle connections over TLS: {each} bytes of memory each");
+    assert!(each < 40 << 10, "{each} bytes of memory each");
+    drop((clients, _warm));
+    rig.until("all are gone", |rig| rig.connections() == 0);
+    rig.end();
+}

@@ -17,13 +17,13 @@ use tokio_rustls::rustls::{
 use super::*;
 
 /// An authority and what it signs, as files.
-struct Authority {
+pub(super) struct Authority {
     dir: tempfile::TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub(super) fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         // Not the name of what it signs, or that would look signed by itself.
@@ -50,7 +50,7 @@ impl Authority {
         std::fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();
     }
 
-    fn config(&self) -> Config {
+    pub(super) fn config(&self) -> Config {
         self.sign("server", "localhost");
         Config {
             tls: vec!["127.0.0.1:0".to_owned()],
@@ -60,7 +60,11 @@ impl Authority {
         }
     }
 
-    fn client(&self, with: Option<(&Authority, &str)>, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    pub(super) fn client(
+        &self,
+        with: Option<(&Authority, &str)>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(certificate(&self.path("ca.pem"))).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
@@ -82,10 +86,13 @@ fn certificate(path: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(path).unwrap()
 }
 
-const NEW: &[&SupportedProtocolVersion] = &[&version::TLS13];
+pub(super) const NEW: &[&SupportedProtocolVersion] = &[&version::TLS13];
 
 /// Connected, with the handshake done as far as the client can tell.
-fn connect(address: &str, config: ClientConfig) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
+pub(super) fn connect(
+    address: &str,
+    config: ClientConfig,
+) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let name = ServerName::try_from("localhost").unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
@@ -250,6 +257,59 @@ fn a_new_certificate_is_for_new_connections_and_a_bad_one_for_nobody() {
         let bound = bind(&Config { tls: vec!["127.0.0.1:0".to_owned()], ..config }).unwrap_err().to_string();
         assert_eq!(bound, text);
     }
+}
+
+#[test]
+fn sighup_takes_a_renewed_certificate_and_says_of_a_bad_one_that_the_old_stays() {
+    let authority = Authority::new();
+    authority.sign("server", "localhost");
+    let dir = authority.dir.path();
+    let tls = format!(
+        "udp = []\ntcp = []\ntls = [\"127.0.0.1:0\"]\ntls_cert = \"{0}/server.pem\"\ntls_key = \"{0}/server.key\"",
+        dir.display()
+    );
+    let config = activation::write_config(dir, &tls);
+    let program = || Command::new(env!("CARGO_BIN_EXE_greypit"));
+    assert!(program().args(["check", "--config"]).arg(&config).output().unwrap().status.success());
+    let mut child = program().args(["run", "--config"]).arg(&config).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut until = |what: &str| loop {
+        let mut said = String::new();
+        assert!(std::io::BufRead::read_line(&mut stderr, &mut said).unwrap() > 0, "it ended before '{what}'");
+        if said.contains(what) {
+            return said;
+        }
+    };
+    let said = until("tls 127.0.0.1:");
+    let port = said.split("tls 127.0.0.1:").nth(1).unwrap();
+    let address = format!("127.0.0.1:{}", port.split(|c: char| !c.is_ascii_digit()).next().unwrap());
+    let shown = || {
+        let client = connect(&address, authority.client(None, NEW)).unwrap();
+        client.conn.peer_certificates().unwrap()[0].clone()
+    };
+    let pid = rustix::process::Pid::from_child(&child);
+    let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
+    let old = certificate(&authority.path("server.pem"));
+    assert_eq!(shown(), old);
+
+    authority.sign("server", "localhost");
+    let new = certificate(&authority.path("server.pem"));
+    signal(rustix::process::Signal::HUP);
+    until("reloaded");
+    assert!(shown() == new && new != old);
+
+    std::fs::write(authority.path("server.key"), "no key").unwrap();
+    signal(rustix::process::Signal::HUP);
+    let said = until("the config is as before");
+    assert!(said.contains("greypit.toml:") && said.contains("syslog.tls_key: "), "{said}");
+    assert_eq!(shown(), new);
+    let done = program().args(["check", "--config"]).arg(&config).output().unwrap();
+    let text = String::from_utf8(done.stderr).unwrap();
+    let line = std::fs::read_to_string(&config).unwrap().lines().position(|l| l.starts_with("tls_key")).unwrap() + 1;
+    assert!(!done.status.success() && text.contains(&format!("greypit.toml:{line}: syslog.tls_key: ")), "{text}");
+
+    signal(rustix::process::Signal::TERM);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

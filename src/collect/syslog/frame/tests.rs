@@ -82,3 +82,22 @@ fn the_largest_message_fits_the_buffer() {
     assert!(matches!(s.clone().next(&counted, false), Step::Message { .. }));
     assert_eq!(s.clone().next(&counted[..counted.len() - 1], false), Step::Need);
 }
+
+#[test]
+fn on_local_streams_nul_ends_a_line_as_syslog_3_has_it() {
+    let mut splitter = Splitter::new(8).with_nul_ends();
+    let buf = b"<13>a\0<13>b\n<13>longer\0<13>c\0";
+    let (mut frames, mut at) = (Vec::new(), 0);
+    loop {
+        match splitter.next(&buf[at..], true) {
+            Step::Message { consumed, frame, truncated } => {
+                frames.push((String::from_utf8_lossy(&buf[at..][frame]).into_owned(), truncated));
+                assert_eq!(splitter.is_skipping(), truncated);
+                at += consumed;
+            }
+            Step::Skipped { consumed } => at += consumed,
+            _ => break,
+        }
+    }
+    assert_eq!(frames, [whole("<13>a"), whole("<13>b"), ("<13>long".to_owned(), true), whole("<13>c")]);
+}
