@@ -102,9 +102,12 @@ impl Conn {
     pub(crate) fn flush(&mut self) {
         let bytes = std::mem::take(&mut self.unsent);
         let mut rest = bytes.as_slice();
+        // From the first piece on: a hold may begin before the last one is written.
+        if !rest.is_empty() {
+            self.written = Instant::now();
+        }
         while !rest.is_empty() {
             let (piece, behind) = rest.split_at(self.next_write().min(rest.len()));
-            self.written = Instant::now();
             if self.stream.write_all(piece).is_err() {
                 return;
             }
@@ -194,7 +197,7 @@ impl Conn {
         peek().map_err(|error| error.to_string())
     }
 
-    /// From the last write to the answer.
+    /// From the beginning of the last write to the answer.
     pub(crate) fn held(&self) -> Duration {
         self.answered.saturating_duration_since(self.written)
     }
