@@ -209,20 +209,27 @@ fn by_c(counter: &Path, load: &Load) -> (Round, f64) {
     (round, cpu)
 }
 
-/// CPU a message while mail flows, and all of it until the records are in the store.
+/// CPU a message while mail flows, and all of it until the records are in the store. A round in which the disk was so
+/// slow that records were dropped would flatter greypit, so it is taken again.
 fn by_greypit(load: &Load) -> (Round, f64, f64) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let greypit = Greypit::start(folder.path(), "", "window = \"1h\"\n");
-    let before = children_cpu();
-    let round = load.run(&greypit.socket, &AtomicU64::new(0));
-    // The last records' fsync.
-    std::thread::sleep(Duration::from_millis(200));
-    let flow = cpu_of(greypit.child.id()) * 1e6 / round.messages as f64;
-    greypit.finish();
-    let all = (children_cpu() - before) * 1e6 / round.messages as f64;
-    let records = records(&folder.path().join("objects"));
-    assert_eq!(records, round.messages, "every transaction is a record");
-    (round, flow, all)
+    loop {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let greypit = Greypit::start(folder.path(), "", "window = \"1h\"\n");
+        let before = children_cpu();
+        let round = load.run(&greypit.socket, &AtomicU64::new(0));
+        // The last records' fsync.
+        greypit.settle();
+        let flow = cpu_of(greypit.child.id()) * 1e6 / round.messages as f64;
+        let dropped = greypit.dropped();
+        greypit.finish();
+        let all = (children_cpu() - before) * 1e6 / round.messages as f64;
+        let records = records(&folder.path().join("objects"));
+        assert_eq!(records + dropped, round.messages, "every transaction is a record, or counted");
+        if dropped == 0 {
+            return (round, flow, all);
+        }
+        println!("      the disk was too slow for {dropped} of {} records; this round again", round.messages);
+    }
 }
 
 /// The flooders' third message is held for four minutes, far longer than this takes.
@@ -422,6 +429,13 @@ impl Greypit {
     fn gauge(&self, name: &str) -> Option<f64> {
         let metrics = self.get("/metrics")?;
         metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// Records dropped because the queue in front of the spool was full.
+    fn dropped(&self) -> u64 {
+        let metrics = self.get("/metrics").expect("greypit answers");
+        let lines = metrics.lines().filter(|line| line.starts_with("greypit_milter_events_dropped_total{"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 
     /// Waits until every record is in the spool, so that what comes next is not measured with it.
