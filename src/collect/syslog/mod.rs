@@ -2,5 +2,6 @@
 
 pub mod frame;
 pub mod listen;
+pub mod rules;
 pub mod time;
 pub mod wire;

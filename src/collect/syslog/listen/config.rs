@@ -9,6 +9,7 @@ use greypit_pipeline::{Error, Result};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use super::super::rules::{self, Rule};
 use super::super::time::parse_zone;
 
 /// The largest `max_message`; the pipeline's limit on a body allows for what JSON makes of it.
@@ -75,6 +76,9 @@ pub struct Config {
     pub unix_mode: String,
     /// The time zone of stamps without one: `local`, `UTC`, `Europe/Berlin`, `+02:00`.
     pub zone: String,
+    /// What becomes of messages that are not as others; the first that holds decides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<Rule>,
 }
 
 impl Default for Config {
@@ -100,6 +104,7 @@ impl Default for Config {
             recv_buffer: Size(4 << 20),
             unix_mode: "0666".to_owned(),
             zone: "local".to_owned(),
+            rule: Vec::new(),
         }
     }
 }
@@ -193,7 +198,7 @@ impl Config {
         }
         self.mode()?;
         self.time_zone()?;
-        Ok(())
+        rules::validate(&self.rule)
     }
 
     /// Whether a reload takes a key, given in full (`syslog.tls_cert`).

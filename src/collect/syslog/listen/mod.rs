@@ -49,6 +49,7 @@ use crate::collect::complaints::Complaints;
 use crate::collect::maillog::postfix::Joins;
 use crate::collect::privacy::Privacy;
 use crate::collect::record::{Peer, Recorder};
+use crate::collect::syslog::rules::Rules;
 
 pub use config::{ClientCert, Config, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN};
 pub use passed::Passed;
@@ -161,6 +162,7 @@ pub fn spawn(
         node: node.to_owned(),
         privacy,
         joins,
+        rules: if config.rule.is_empty() { None } else { Some(Rules::new(&config.rule, registry)?) },
         message_bytes_max: config.max_message.0 as usize,
         idle: unless_zero(config.idle_timeout),
         frame: unless_zero(config.frame_timeout),
@@ -197,6 +199,7 @@ struct Shared {
     privacy: Option<Privacy>,
     /// The lines of one Postfix may come over several sockets and connections.
     joins: Joins,
+    rules: Option<Rules>,
     message_bytes_max: usize,
     idle: Option<Duration>,
     frame: Option<Duration>,
@@ -220,7 +223,8 @@ impl Shared {
         Batch {
             recorder: Recorder::new(self.zone.clone(), &self.node)
                 .with_privacy(self.privacy.clone())
-                .with_joins(self.joins.clone()),
+                .with_joins(self.joins.clone())
+                .with_rules(self.rules.clone()),
             group: Group::new(),
             tally: Tally::default(),
             message_bytes_max: self.message_bytes_max,
@@ -256,7 +260,8 @@ impl Shared {
         let pipeline = match result {
             Ok(()) => Pipeline::Open,
             Err(reason) => {
-                let messages = batch.tally.messages - batch.tally.unfit - batch.tally.limited;
+                let tally = &batch.tally;
+                let messages = tally.messages - tally.unfit - tally.limited - tally.silent;
                 self.metrics.dropped(transport, reason).inc_by(messages);
                 if let Some(unlogged) = self.complaints.allow() {
                     let transport = transport.name();
@@ -292,19 +297,22 @@ impl Batch {
         let (group, tally) = (&mut self.group, &mut self.tally);
         let mut refused = false;
         let outcome = self.recorder.to_records(raw, received, peer, &mut |kind, body| {
-            let index = match kind {
-                "from" => 0,
-                "to" => 1,
-                _ => 2,
+            let (index, known) = match kind {
+                "from" => (Some(0), Some(KINDS[0])),
+                "to" => (Some(1), Some(KINDS[1])),
+                "syslog" => (Some(2), Some(KINDS[2])),
+                _ => (None, Kind::parse(kind)),
             };
-            match group.push(KINDS[index], body) {
-                Ok(()) => tally.events[index] += 1,
-                Err(_) => refused = true,
+            match (known.map(|known| group.push(known, body)), index) {
+                (Some(Ok(())), Some(index)) => tally.events[index] += 1,
+                (Some(Ok(())), None) => tally.routed(kind),
+                (Some(Err(_)) | None, _) => refused = true,
             }
         });
         self.tally.messages += 1;
         self.tally.bytes += raw.len() as u64;
         self.tally.unfit += u64::from(refused);
+        self.tally.silent += u64::from(outcome.records == 0);
         if let Some(reason) = outcome.error {
             self.tally.parse_error(reason.name());
         }
