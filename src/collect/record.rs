@@ -26,6 +26,7 @@ mod syslog;
 use super::maillog::postfix::{self as postfix_wire, Joins, Key, Parsed as Postfix, Program};
 use super::maillog::wire::{self as maillog, Broken, Parsed};
 use super::privacy::Privacy;
+use super::syslog::fold::{Fate, Folds};
 use super::syslog::rules::{Rules, Verdict};
 use super::syslog::time::{Stamp, TimeResolver};
 use super::syslog::wire::{self, Message, ParseError};
@@ -73,7 +74,7 @@ impl Reason {
 pub struct Outcome {
     /// `from`, `to`, `syslog` or what a rule makes of that.
     pub kind: &'static str,
-    /// Records given to the sink: one a recipient, none for an empty line or by a rule.
+    /// Records given to the sink: one a recipient, none for an empty line, by a rule, or if folded.
     pub records: u32,
     pub error: Option<Reason>,
 }
@@ -88,6 +89,7 @@ pub struct Recorder {
     privacy: Option<Privacy>,
     joins: Joins,
     rules: Option<Rules>,
+    folds: Option<Folds>,
     body: Vec<u8>,
     /// What follows the recipient in the records of one `to=` line.
     tail: Vec<u8>,
@@ -105,6 +107,7 @@ impl Recorder {
             privacy: None,
             joins: Joins::default(),
             rules: None,
+            folds: None,
             body: Vec::with_capacity(1024),
             tail: Vec::with_capacity(1024),
         }
@@ -132,6 +135,12 @@ impl Recorder {
     #[must_use]
     pub fn with_rules(self, rules: Option<Rules>) -> Self {
         Recorder { rules, ..self }
+    }
+
+    /// Folds identical messages that are not mail's.
+    #[must_use]
+    pub fn with_folds(self, folds: Option<Folds>) -> Self {
+        Recorder { folds, ..self }
     }
 
     /// Another default host, as a file of another server needs.
@@ -196,8 +205,19 @@ impl Recorder {
             // Writing to a Vec cannot fail.
             let _ = write!(self.body, ",\"sampled\":{sampled}}}");
         }
+        let mut records = 1;
+        if let Some(folds) = &self.folds {
+            match folds.add(&message, from, kind, &self.body, received) {
+                Fate::IsFolded => return Outcome { kind, records: 0, error },
+                Fate::Passes(Some(ended)) => {
+                    sink(ended.kind, &ended.body);
+                    records = 2;
+                }
+                Fate::Passes(None) => {}
+            }
+        }
         sink(kind, &self.body);
-        Outcome { kind, records: 1, error }
+        Outcome { kind, records, error }
     }
 }
 

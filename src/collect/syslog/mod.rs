@@ -1,5 +1,6 @@
 //! Syslog: messages from the network, from `/dev/log` and from log files.
 
+pub mod fold;
 pub mod frame;
 pub mod listen;
 pub mod rules;

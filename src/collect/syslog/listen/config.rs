@@ -31,6 +31,10 @@ pub enum ClientCert {
     Optional,
 }
 
+/// The least and the longest `fold`.
+const FOLD_MIN: Duration = Duration::from_millis(100);
+const FOLD_MAX: Duration = Duration::from_secs(3600);
+
 /// Where plain syslog is received, and its limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -76,6 +80,8 @@ pub struct Config {
     pub unix_mode: String,
     /// The time zone of stamps without one: `local`, `UTC`, `Europe/Berlin`, `+02:00`.
     pub zone: String,
+    /// Within so long, identical messages become one record with their number; `0s` is not at all.
+    pub fold: Span,
     /// What becomes of messages that are not as others; the first that holds decides.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rule: Vec<Rule>,
@@ -104,6 +110,7 @@ impl Default for Config {
             recv_buffer: Size(4 << 20),
             unix_mode: "0666".to_owned(),
             zone: "local".to_owned(),
+            fold: Span::seconds(0),
             rule: Vec::new(),
         }
     }
@@ -198,6 +205,9 @@ impl Config {
         }
         self.mode()?;
         self.time_zone()?;
+        if !self.fold.0.is_zero() && !(FOLD_MIN..=FOLD_MAX).contains(&self.fold.0) {
+            return Err(problem("fold", format!("{} is neither 0s nor between 100ms and 1h", self.fold)));
+        }
         rules::validate(&self.rule)
     }
 
@@ -284,6 +294,7 @@ mod tests {
             ("syslog.max_connections: 0", Config { max_connections: 0, ..base() }),
             ("syslog.recv_buffer: 2GiB", Config { recv_buffer: Size(2 << 30), ..base() }),
             ("syslog.unix_mode: '0999'", Config { unix_mode: "0999".into(), ..base() }),
+            ("syslog.fold: 2h", Config { fold: Span::seconds(7200), ..base() }),
             ("syslog.zone: unknown time zone", Config { zone: "Mars/Phobos".into(), ..base() }),
         ];
         for (text, config) in cases {

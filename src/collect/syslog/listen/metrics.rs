@@ -169,6 +169,11 @@ impl Metrics {
         &self.dropped[transport as usize][reason as usize]
     }
 
+    /// One event that no message of its own made.
+    pub(super) fn event(&self, kind: &str) {
+        self.routed.with_label_values(&[kind]).inc();
+    }
+
     pub(super) fn framing_error(&self, reason: &'static str) -> IntCounter {
         self.framing_errors.with_label_values(&[reason])
     }
@@ -216,7 +221,7 @@ pub(super) struct Tally {
     pub(super) unfit: u64,
     /// Messages beyond the rate of their peer.
     pub(super) limited: u64,
-    /// Messages that made no record: empty ones, and what rules leave out.
+    /// Messages that made no record: empty ones, and what rules leave out or is folded.
     pub(super) silent: u64,
     pub(super) parse_errors: Vec<(&'static str, u64)>,
     /// Events of the kinds of rules.

@@ -49,6 +49,7 @@ use crate::collect::complaints::Complaints;
 use crate::collect::maillog::postfix::Joins;
 use crate::collect::privacy::Privacy;
 use crate::collect::record::{Peer, Recorder};
+use crate::collect::syslog::fold::{Folded, Folds};
 use crate::collect::syslog::rules::Rules;
 
 pub use config::{ClientCert, Config, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN};
@@ -147,9 +148,11 @@ pub fn spawn(
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
     let joins = Joins::default();
-    let metrics = Metrics::new(registry)
-        .and_then(|metrics| joins.register(registry).map(|()| metrics))
-        .map_err(|error| Error::Config { key: "syslog".to_owned(), problem: error.to_string() })?;
+    let refused = |error: prometheus::Error| Error::Config { key: "syslog".to_owned(), problem: error.to_string() };
+    let window = Some(config.fold.0).filter(|window| !window.is_zero());
+    let folds = window.map(|window| Folds::new(window, registry)).transpose().map_err(refused)?;
+    let metrics =
+        Metrics::new(registry).and_then(|metrics| joins.register(registry).map(|()| metrics)).map_err(refused)?;
     metrics.connections_max.set(config.max_connections as i64);
     metrics.per_peer_max.set(config.max_connections_per_peer as i64);
     metrics.rate_max.set(config.max_rate_per_peer as i64);
@@ -162,6 +165,7 @@ pub fn spawn(
         node: node.to_owned(),
         privacy,
         joins,
+        folds,
         rules: if config.rule.is_empty() { None } else { Some(Rules::new(&config.rule, registry)?) },
         message_bytes_max: config.max_message.0 as usize,
         idle: unless_zero(config.idle_timeout),
@@ -185,7 +189,33 @@ pub fn spawn(
     for listener in bound.unix {
         tasks.push(listener.spawn(&shared)?);
     }
-    Ok(tasks)
+    Ok(match shared.folds.clone() {
+        None => tasks,
+        Some(folds) => vec![tokio::spawn(folding(tasks, shared, folds))],
+    })
+}
+
+/// Gives out what was folded as windows end, and the rest once nothing more comes.
+async fn folding(tasks: Vec<JoinHandle<()>>, shared: Arc<Shared>, folds: Folds) {
+    let others = async {
+        for task in tasks {
+            if let Err(error) = task.await
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+    };
+    tokio::pin!(others);
+    let mut tick = tokio::time::interval(folds.tick());
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut others => break,
+            _ = tick.tick() => shared.give_folded(&folds, folds.due(Timestamp::now())).await,
+        }
+    }
+    shared.give_folded(&folds, folds.rest()).await;
 }
 
 /// What all tasks of the section have in common.
@@ -200,6 +230,7 @@ struct Shared {
     /// The lines of one Postfix may come over several sockets and connections.
     joins: Joins,
     rules: Option<Rules>,
+    folds: Option<Folds>,
     message_bytes_max: usize,
     idle: Option<Duration>,
     frame: Option<Duration>,
@@ -224,7 +255,8 @@ impl Shared {
             recorder: Recorder::new(self.zone.clone(), &self.node)
                 .with_privacy(self.privacy.clone())
                 .with_joins(self.joins.clone())
-                .with_rules(self.rules.clone()),
+                .with_rules(self.rules.clone())
+                .with_folds(self.folds.clone()),
             group: Group::new(),
             tally: Tally::default(),
             message_bytes_max: self.message_bytes_max,
@@ -253,6 +285,30 @@ impl Shared {
             Ok(()) => Ok(()),
         };
         self.count(batch, transport, result)
+    }
+
+    /// Waits for room, while stopping at most for [`DRAIN_MAX`].
+    async fn give_folded(&self, folds: &Folds, due: Vec<Folded>) {
+        // All that is folded is smaller than a group may be.
+        let mut group = Group::new();
+        let mut given = Vec::new();
+        for folded in due {
+            match Kind::parse(folded.kind).map(|kind| group.push(kind, &folded.body)) {
+                Some(Ok(())) => given.push(folded),
+                _ => folds.lost.inc_by(folded.repeated),
+            }
+        }
+        if given.is_empty() {
+            return;
+        }
+        let taken = tokio::select! {
+            biased;
+            result = self.submit.submit(group) => result.is_ok(),
+            () = async { self.stop.cancelled().await; tokio::time::sleep(DRAIN_MAX).await } => false,
+        };
+        for folded in given {
+            if taken { self.metrics.event(folded.kind) } else { folds.lost.inc_by(folded.repeated) }
+        }
     }
 
     fn count(&self, batch: &mut Batch, transport: Transport, result: std::result::Result<(), Dropped>) -> Pipeline {
