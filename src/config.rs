@@ -406,6 +406,7 @@ mod tests {
         let mut every = defaults;
         every.maillog = vec![tail::Config::new("/var/log/maillog")];
         every.batch.level = Some(9);
+        every.syslog.rule = vec![crate::collect::syslog::rules::Rule::default()];
         every.milter.rule = vec![greypit_milter::config::Rule {
             authenticated: Some(false),
             limit: Some(1),

@@ -21,6 +21,8 @@ mod activation;
 mod limits;
 #[path = "syslog/local.rs"]
 mod local;
+#[path = "syslog/rules.rs"]
+mod rules;
 #[path = "syslog/tls.rs"]
 mod tls;
 

@@ -26,12 +26,15 @@ mod syslog;
 use super::maillog::postfix::{self as postfix_wire, Joins, Key, Parsed as Postfix, Program};
 use super::maillog::wire::{self as maillog, Broken, Parsed};
 use super::privacy::Privacy;
+use super::syslog::fold::{Fate, Folds};
+use super::syslog::rules::{Rules, Verdict};
 use super::syslog::time::{Stamp, TimeResolver};
 use super::syslog::wire::{self, Message, ParseError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use std::io::Write;
 use std::net::IpAddr;
 
 /// Whom a message came from, as far as the receiver knows.
@@ -69,9 +72,9 @@ impl Reason {
 /// What a line became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// `from`, `to` or `syslog`.
+    /// `from`, `to`, `syslog` or what a rule makes of that.
     pub kind: &'static str,
-    /// Records given to the sink: one a recipient, none for an empty line.
+    /// Records given to the sink: one a recipient, none for an empty line, by a rule, or if folded.
     pub records: u32,
     pub error: Option<Reason>,
 }
@@ -85,6 +88,8 @@ pub struct Recorder {
     default_host: String,
     privacy: Option<Privacy>,
     joins: Joins,
+    rules: Option<Rules>,
+    folds: Option<Folds>,
     body: Vec<u8>,
     /// What follows the recipient in the records of one `to=` line.
     tail: Vec<u8>,
@@ -101,6 +106,8 @@ impl Recorder {
             default_host: default_host.to_owned(),
             privacy: None,
             joins: Joins::default(),
+            rules: None,
+            folds: None,
             body: Vec::with_capacity(1024),
             tail: Vec::with_capacity(1024),
         }
@@ -122,6 +129,18 @@ impl Recorder {
     #[must_use]
     pub fn with_joins(self, joins: Joins) -> Self {
         Recorder { joins, ..self }
+    }
+
+    /// Lets rules decide on what is not mail's.
+    #[must_use]
+    pub fn with_rules(self, rules: Option<Rules>) -> Self {
+        Recorder { rules, ..self }
+    }
+
+    /// Folds identical messages that are not mail's.
+    #[must_use]
+    pub fn with_folds(self, folds: Option<Folds>) -> Self {
+        Recorder { folds, ..self }
     }
 
     /// Another default host, as a file of another server needs.
@@ -151,8 +170,11 @@ impl Recorder {
         };
         self.body.clear();
         let mut error = message.parse_error.map(Reason::Syslog);
+        let from = if let Peer::Ip(ip) = peer { Some(ip) } else { None };
+        let ask = |before_mail| self.rules.as_ref().and_then(|rules| rules.verdict(&message, from, before_mail));
+        let mut verdict = ask(true);
         match (error, message.app) {
-            (None, Some(app)) if self.mail => {
+            (None, Some(app)) if self.mail && verdict.is_none() => {
                 // Templates of forwarders often put a blank too many behind the program.
                 let text = message.message.trim_ascii_start();
                 let made = if let Some(program) = postfix_wire::program(app) {
@@ -171,9 +193,31 @@ impl Recorder {
             }
             _ => {}
         }
-        syslog::write(&mut self.body, &line, peer, error);
-        sink("syslog", &self.body);
-        Outcome { kind: "syslog", records: 1, error }
+        verdict = verdict.or_else(|| ask(false));
+        let (kind, sampled) = match verdict {
+            None => ("syslog", None),
+            Some(Verdict::Keep { kind, sampled }) => (kind, sampled),
+            Some(Verdict::Skip) => return Outcome { kind: "syslog", records: 0, error },
+        };
+        syslog::write(&mut self.body, &line, kind, peer, error);
+        if let Some(sampled) = sampled {
+            self.body.pop();
+            // Writing to a Vec cannot fail.
+            let _ = write!(self.body, ",\"sampled\":{sampled}}}");
+        }
+        let mut records = 1;
+        if let Some(folds) = &self.folds {
+            match folds.add(&message, from, kind, &self.body, received) {
+                Fate::IsFolded => return Outcome { kind, records: 0, error },
+                Fate::Passes(Some(ended)) => {
+                    sink(ended.kind, &ended.body);
+                    records = 2;
+                }
+                Fate::Passes(None) => {}
+            }
+        }
+        sink(kind, &self.body);
+        Outcome { kind, records, error }
     }
 }
 
@@ -265,7 +309,7 @@ impl Line<'_> {
         self.message.hostname.unwrap_or(self.default_host)
     }
 
-    fn begin(&self, out: &mut Vec<u8>, kind: &'static [u8]) {
+    fn begin(&self, out: &mut Vec<u8>, kind: &[u8]) {
         out.extend_from_slice(b"{\"kind\":\"");
         out.extend_from_slice(kind);
         out.extend_from_slice(b"\",\"ts\":\"");

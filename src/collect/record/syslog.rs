@@ -4,9 +4,9 @@ use super::{Line, Peer, Reason, json};
 use crate::collect::syslog::wire::{Elements, HostSource, Params, TimeSource};
 use std::io::Write;
 
-pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, peer: Peer<'_>, error: Option<Reason>) {
+pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, kind: &str, peer: Peer<'_>, error: Option<Reason>) {
     let m = line.message;
-    line.begin(out, b"syslog");
+    line.begin(out, kind.as_bytes());
     if let Some(pri) = m.pri {
         // Keywords of ours: nothing to escape.
         out.extend_from_slice(b",\"facility\":\"");

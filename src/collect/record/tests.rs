@@ -164,3 +164,42 @@ fn hashed_records_of_postfix_name_nobody() {
     );
     assert_eq!(from[0]["src"], bob);
 }
+
+#[test]
+fn rules_decide_on_what_is_not_mail() {
+    let rules = "[[rule]]\nname = \"all\"\nhost = [\"*\"]\nkind = \"other\"\nsample = 2\n\
+                 [[rule]]\nname = \"mx9\"\nhost = [\"mx9\"]\ndrop = true\nmail = true\n";
+    let table: toml::Table = toml::from_str(rules).expect("valid TOML");
+    let rules: Vec<crate::collect::syslog::rules::Rule> = table["rule"].clone().try_into().expect("rules");
+    let registry = prometheus::Registry::new();
+    let rules = Rules::new(&rules, &registry).expect("valid rules");
+    let zone = parse_zone("UTC").expect("UTC is known");
+    let mut recorder = Recorder::new(zone, "default.test").with_rules(Some(rules));
+    let mut made = |host: &str, text: &str| {
+        let line = format!("Nov 20 12:55:01 {host} sm-mta[1]: {text}");
+        let mut seen = Vec::new();
+        let received = "2026-11-20T13:00:00Z".parse().expect("a time");
+        let outcome = recorder.to_records(line.as_bytes(), received, Peer::None, &mut |kind, body| {
+            let body: serde_json::Value = serde_json::from_slice(body).expect("valid JSON");
+            assert_eq!(body["kind"], kind);
+            seen.push(body);
+        });
+        assert_eq!(outcome.records as usize, seen.len());
+        seen.pop()
+    };
+    let to = "5AKCt1Aa002201: to=<a>, delay=00:00:01, pri=1, stat=queued";
+    assert_eq!(made("mx1", to).expect("a record")["kind"], "to");
+    assert_eq!(made("mx9", to), None);
+    let first = made("mx1", "hello").expect("the first of two");
+    assert_eq!((&first["kind"], &first["sampled"], &first["message"]), (&"other".into(), &2.into(), &"hello".into()));
+    assert_eq!(made("mx1", "hello"), None);
+    assert!(made("mx1", "hello").is_some());
+    let counted = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
+    for line in [
+        "greypit_syslog_rule_messages_total{action=\"drop\",rule=\"mx9\"} 1",
+        "greypit_syslog_rule_messages_total{action=\"sample\",rule=\"all\"} 2",
+        "greypit_syslog_rule_messages_total{action=\"skip\",rule=\"all\"} 1",
+    ] {
+        assert!(counted.contains(line), "{counted}");
+    }
+}

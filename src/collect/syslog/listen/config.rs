@@ -9,6 +9,7 @@ use greypit_pipeline::{Error, Result};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use super::super::rules::{self, Rule};
 use super::super::time::parse_zone;
 
 /// The largest `max_message`; the pipeline's limit on a body allows for what JSON makes of it.
@@ -29,6 +30,10 @@ pub enum ClientCert {
     /// One that is shown must be good.
     Optional,
 }
+
+/// The least and the longest `fold`.
+const FOLD_MIN: Duration = Duration::from_millis(100);
+const FOLD_MAX: Duration = Duration::from_secs(3600);
 
 /// Where plain syslog is received, and its limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +80,11 @@ pub struct Config {
     pub unix_mode: String,
     /// The time zone of stamps without one: `local`, `UTC`, `Europe/Berlin`, `+02:00`.
     pub zone: String,
+    /// Within so long, identical messages become one record with their number; `0s` is not at all.
+    pub fold: Span,
+    /// What becomes of messages that are not as others; the first that holds decides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<Rule>,
 }
 
 impl Default for Config {
@@ -100,6 +110,8 @@ impl Default for Config {
             recv_buffer: Size(4 << 20),
             unix_mode: "0666".to_owned(),
             zone: "local".to_owned(),
+            fold: Span::seconds(0),
+            rule: Vec::new(),
         }
     }
 }
@@ -193,7 +205,10 @@ impl Config {
         }
         self.mode()?;
         self.time_zone()?;
-        Ok(())
+        if !self.fold.0.is_zero() && !(FOLD_MIN..=FOLD_MAX).contains(&self.fold.0) {
+            return Err(problem("fold", format!("{} is neither 0s nor between 100ms and 1h", self.fold)));
+        }
+        rules::validate(&self.rule)
     }
 
     /// Whether a reload takes a key, given in full (`syslog.tls_cert`).
@@ -279,6 +294,7 @@ mod tests {
             ("syslog.max_connections: 0", Config { max_connections: 0, ..base() }),
             ("syslog.recv_buffer: 2GiB", Config { recv_buffer: Size(2 << 30), ..base() }),
             ("syslog.unix_mode: '0999'", Config { unix_mode: "0999".into(), ..base() }),
+            ("syslog.fold: 2h", Config { fold: Span::seconds(7200), ..base() }),
             ("syslog.zone: unknown time zone", Config { zone: "Mars/Phobos".into(), ..base() }),
         ];
         for (text, config) in cases {

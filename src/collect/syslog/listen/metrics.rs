@@ -65,6 +65,8 @@ pub(super) struct Metrics {
     messages: [IntCounter; 5],
     bytes: [IntCounter; 5],
     events: [IntCounter; 3],
+    /// The same, for the kinds of rules.
+    routed: IntCounterVec,
     dropped: [[IntCounter; 5]; 5],
     parse_errors: IntCounterVec,
     framing_errors: IntCounterVec,
@@ -130,6 +132,7 @@ impl Metrics {
             messages: Transport::ALL.map(|t| messages.with_label_values(&[t.name()])),
             bytes: Transport::ALL.map(|t| bytes.with_label_values(&[t.name()])),
             events: KINDS.map(|kind| events.with_label_values(&[kind])),
+            routed: events,
             dropped: Transport::ALL
                 .map(|t| Dropped::ALL.map(|reason| dropped.with_label_values(&[t.name(), reason.name()]))),
             parse_errors: vector(
@@ -166,6 +169,11 @@ impl Metrics {
         &self.dropped[transport as usize][reason as usize]
     }
 
+    /// One event that no message of its own made.
+    pub(super) fn event(&self, kind: &str) {
+        self.routed.with_label_values(&[kind]).inc();
+    }
+
     pub(super) fn framing_error(&self, reason: &'static str) -> IntCounter {
         self.framing_errors.with_label_values(&[reason])
     }
@@ -181,6 +189,9 @@ impl Metrics {
         if submitted {
             for (counter, n) in self.events.iter().zip(tally.events) {
                 counter.inc_by(n);
+            }
+            for (kind, n) in &tally.routed {
+                self.routed.with_label_values(&[*kind]).inc_by(*n);
             }
         }
         if tally.unfit > 0 {
@@ -210,19 +221,36 @@ pub(super) struct Tally {
     pub(super) unfit: u64,
     /// Messages beyond the rate of their peer.
     pub(super) limited: u64,
+    /// Messages that made no record: empty ones, and what rules leave out or is folded.
+    pub(super) silent: u64,
     pub(super) parse_errors: Vec<(&'static str, u64)>,
+    /// Events of the kinds of rules.
+    pub(super) routed: Vec<(&'static str, u64)>,
 }
 
 impl Tally {
     pub(super) fn parse_error(&mut self, reason: &'static str) {
-        match self.parse_errors.iter_mut().find(|(name, _)| *name == reason) {
-            Some((_, n)) => *n += 1,
-            None => self.parse_errors.push((reason, 1)),
-        }
+        add_one(&mut self.parse_errors, reason);
+    }
+
+    pub(super) fn routed(&mut self, kind: &'static str) {
+        add_one(&mut self.routed, kind);
     }
 
     pub(super) fn clear(&mut self) {
         self.parse_errors.clear();
-        *self = Tally { parse_errors: std::mem::take(&mut self.parse_errors), ..Tally::default() };
+        self.routed.clear();
+        *self = Tally {
+            parse_errors: std::mem::take(&mut self.parse_errors),
+            routed: std::mem::take(&mut self.routed),
+            ..Tally::default()
+        };
+    }
+}
+
+fn add_one(counts: &mut Vec<(&'static str, u64)>, name: &'static str) {
+    match counts.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, n)) => *n += 1,
+        None => counts.push((name, 1)),
     }
 }

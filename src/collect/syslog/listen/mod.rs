@@ -49,6 +49,8 @@ use crate::collect::complaints::Complaints;
 use crate::collect::maillog::postfix::Joins;
 use crate::collect::privacy::Privacy;
 use crate::collect::record::{Peer, Recorder};
+use crate::collect::syslog::fold::{Folded, Folds};
+use crate::collect::syslog::rules::Rules;
 
 pub use config::{ClientCert, Config, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MIN};
 pub use passed::Passed;
@@ -146,9 +148,11 @@ pub fn spawn(
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
     let joins = Joins::default();
-    let metrics = Metrics::new(registry)
-        .and_then(|metrics| joins.register(registry).map(|()| metrics))
-        .map_err(|error| Error::Config { key: "syslog".to_owned(), problem: error.to_string() })?;
+    let refused = |error: prometheus::Error| Error::Config { key: "syslog".to_owned(), problem: error.to_string() };
+    let window = Some(config.fold.0).filter(|window| !window.is_zero());
+    let folds = window.map(|window| Folds::new(window, registry)).transpose().map_err(refused)?;
+    let metrics =
+        Metrics::new(registry).and_then(|metrics| joins.register(registry).map(|()| metrics)).map_err(refused)?;
     metrics.connections_max.set(config.max_connections as i64);
     metrics.per_peer_max.set(config.max_connections_per_peer as i64);
     metrics.rate_max.set(config.max_rate_per_peer as i64);
@@ -161,6 +165,8 @@ pub fn spawn(
         node: node.to_owned(),
         privacy,
         joins,
+        folds,
+        rules: if config.rule.is_empty() { None } else { Some(Rules::new(&config.rule, registry)?) },
         message_bytes_max: config.max_message.0 as usize,
         idle: unless_zero(config.idle_timeout),
         frame: unless_zero(config.frame_timeout),
@@ -183,7 +189,33 @@ pub fn spawn(
     for listener in bound.unix {
         tasks.push(listener.spawn(&shared)?);
     }
-    Ok(tasks)
+    Ok(match shared.folds.clone() {
+        None => tasks,
+        Some(folds) => vec![tokio::spawn(folding(tasks, shared, folds))],
+    })
+}
+
+/// Gives out what was folded as windows end, and the rest once nothing more comes.
+async fn folding(tasks: Vec<JoinHandle<()>>, shared: Arc<Shared>, folds: Folds) {
+    let others = async {
+        for task in tasks {
+            if let Err(error) = task.await
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+    };
+    tokio::pin!(others);
+    let mut tick = tokio::time::interval(folds.tick());
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut others => break,
+            _ = tick.tick() => shared.give_folded(&folds, folds.due(Timestamp::now())).await,
+        }
+    }
+    shared.give_folded(&folds, folds.rest()).await;
 }
 
 /// What all tasks of the section have in common.
@@ -197,6 +229,8 @@ struct Shared {
     privacy: Option<Privacy>,
     /// The lines of one Postfix may come over several sockets and connections.
     joins: Joins,
+    rules: Option<Rules>,
+    folds: Option<Folds>,
     message_bytes_max: usize,
     idle: Option<Duration>,
     frame: Option<Duration>,
@@ -220,7 +254,9 @@ impl Shared {
         Batch {
             recorder: Recorder::new(self.zone.clone(), &self.node)
                 .with_privacy(self.privacy.clone())
-                .with_joins(self.joins.clone()),
+                .with_joins(self.joins.clone())
+                .with_rules(self.rules.clone())
+                .with_folds(self.folds.clone()),
             group: Group::new(),
             tally: Tally::default(),
             message_bytes_max: self.message_bytes_max,
@@ -251,12 +287,37 @@ impl Shared {
         self.count(batch, transport, result)
     }
 
+    /// Waits for room, while stopping at most for [`DRAIN_MAX`].
+    async fn give_folded(&self, folds: &Folds, due: Vec<Folded>) {
+        // All that is folded is smaller than a group may be.
+        let mut group = Group::new();
+        let mut given = Vec::new();
+        for folded in due {
+            match Kind::parse(folded.kind).map(|kind| group.push(kind, &folded.body)) {
+                Some(Ok(())) => given.push(folded),
+                _ => folds.lost.inc_by(folded.repeated),
+            }
+        }
+        if given.is_empty() {
+            return;
+        }
+        let taken = tokio::select! {
+            biased;
+            result = self.submit.submit(group) => result.is_ok(),
+            () = async { self.stop.cancelled().await; tokio::time::sleep(DRAIN_MAX).await } => false,
+        };
+        for folded in given {
+            if taken { self.metrics.event(folded.kind) } else { folds.lost.inc_by(folded.repeated) }
+        }
+    }
+
     fn count(&self, batch: &mut Batch, transport: Transport, result: std::result::Result<(), Dropped>) -> Pipeline {
         self.metrics.add(transport, &batch.tally, result.is_ok());
         let pipeline = match result {
             Ok(()) => Pipeline::Open,
             Err(reason) => {
-                let messages = batch.tally.messages - batch.tally.unfit - batch.tally.limited;
+                let tally = &batch.tally;
+                let messages = tally.messages - tally.unfit - tally.limited - tally.silent;
                 self.metrics.dropped(transport, reason).inc_by(messages);
                 if let Some(unlogged) = self.complaints.allow() {
                     let transport = transport.name();
@@ -292,19 +353,22 @@ impl Batch {
         let (group, tally) = (&mut self.group, &mut self.tally);
         let mut refused = false;
         let outcome = self.recorder.to_records(raw, received, peer, &mut |kind, body| {
-            let index = match kind {
-                "from" => 0,
-                "to" => 1,
-                _ => 2,
+            let (index, known) = match kind {
+                "from" => (Some(0), Some(KINDS[0])),
+                "to" => (Some(1), Some(KINDS[1])),
+                "syslog" => (Some(2), Some(KINDS[2])),
+                _ => (None, Kind::parse(kind)),
             };
-            match group.push(KINDS[index], body) {
-                Ok(()) => tally.events[index] += 1,
-                Err(_) => refused = true,
+            match (known.map(|known| group.push(known, body)), index) {
+                (Some(Ok(())), Some(index)) => tally.events[index] += 1,
+                (Some(Ok(())), None) => tally.routed(kind),
+                (Some(Err(_)) | None, _) => refused = true,
             }
         });
         self.tally.messages += 1;
         self.tally.bytes += raw.len() as u64;
         self.tally.unfit += u64::from(refused);
+        self.tally.silent += u64::from(outcome.records == 0);
         if let Some(reason) = outcome.error {
             self.tally.parse_error(reason.name());
         }
