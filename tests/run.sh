@@ -9,7 +9,7 @@ tests/run.sh --quick  only the gates and the unit tests; installs nothing
 tests/run.sh --help   this text
 
 Runs on Debian 12 with a Rust toolchain. The tests that need real parts
-(sendmail, Postfix, rsyslog, an S3 server) also want root and Go
+(sendmail, Postfix, rsyslog, syslog-ng, an S3 server) also want root and Go
 1.25 or newer. Debian's packages for them are unpacked into the cache folder,
 not installed: the machine's own mail server and logs stay as they are.
 
@@ -48,7 +48,7 @@ workspace=(--workspace --locked)
 
 if [ -z "$quick" ]; then
     step 'packages to build with' install_build_packages
-    part 'sendmail, Postfix, rsyslog' unpack_debian_parts
+    part 'sendmail, Postfix, rsyslog, syslog-ng' unpack_debian_parts
     part 'S3 server' build_s3_server
     if parts_complete; then
         workspace+=(--features greypit/real)

@@ -2,11 +2,11 @@
 # those that tests start are only unpacked. Sourced by tests/run.sh.
 #
 # sendmail and postfix remove one another when they are installed, start on
-# port 25 and ask questions; unpacked into a folder of the cache they do none
-# of that. The tests find them under $GREYPIT_CACHE/parts/debian.
+# port 25 and ask questions, syslog-ng removes rsyslog; unpacked into a folder
+# of the cache they do none of that. The tests find them under $GREYPIT_CACHE/parts/debian.
 
 BUILD_PACKAGES=(gcc libc6-dev make curl openssl ca-certificates procps)
-PART_PACKAGES=(sendmail-bin sendmail-cf rsyslog postfix m4 libfaketime miltertest)
+PART_PACKAGES=(sendmail-bin sendmail-cf rsyslog rsyslog-openssl syslog-ng-core postfix m4 libfaketime miltertest)
 
 debian_root=$GREYPIT_CACHE/parts/debian
 apt_options=(-qq -o APT::Sandbox::User=root -o DPkg::Lock::Timeout=120)
@@ -105,14 +105,14 @@ unpack_debian_parts() {
 check_debian_parts() {
     local arch program name libraries
     arch=$(uname -m)-linux-gnu
-    libraries=$debian_root/usr/lib/$arch:$debian_root/lib/$arch:$debian_root/usr/lib/postfix
-    for program in usr/libexec/sendmail/{sendmail,makemap,mail.local} usr/sbin/{rsyslogd,smtp-sink,smtp-source} \
+    libraries=$debian_root/usr/lib/$arch:$debian_root/lib/$arch:$debian_root/usr/lib/postfix:$debian_root/usr/lib/syslog-ng
+    for program in usr/libexec/sendmail/{sendmail,makemap,mail.local} usr/sbin/{rsyslogd,syslog-ng,smtp-sink,smtp-source} \
         usr/lib/postfix/sbin/{master,smtpd} usr/bin/{m4,miltertest}; do
         if LD_LIBRARY_PATH=$libraries ldd "$debian_root/$program" | grep 'not found'; then
             without "$program lacks a library" || return
         fi
     done
-    for name in sendmail-bin rsyslog postfix libfaketime miltertest; do
+    for name in sendmail-bin rsyslog postfix libfaketime miltertest syslog-ng-core; do
         part_versions+=("$(awk -v name="$name" '$1 == name { print $1, $2 }' "$debian_root/packages")")
     done
     echo "unpacked: ${part_versions[*]}"
@@ -122,6 +122,6 @@ check_debian_parts() {
     if ! unshare --mount --uts --pid --fork --kill-child --mount-proc true; then
         without 'no private namespaces here (unshare)' || return
     fi
-    exercised "${part_versions[0]}, ${part_versions[1]}, ${part_versions[2]}, ${part_versions[3]}, ${part_versions[4]}"
+    exercised "$(printf '%s, ' "${part_versions[@]}" | sed 's/, $//')"
 }
 part_versions=()

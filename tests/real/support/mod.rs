@@ -13,6 +13,7 @@
 // Every test program compiles this module and uses some of it.
 #![allow(dead_code)]
 
+pub(crate) mod collector;
 pub(crate) mod daemon;
 pub(crate) mod filtered;
 pub(crate) mod flood;
@@ -24,6 +25,7 @@ pub(crate) mod postfix;
 pub(crate) mod proxy;
 pub(crate) mod random;
 pub(crate) mod reading;
+pub(crate) mod relay;
 pub(crate) mod rsyslog;
 pub(crate) mod s3;
 pub(crate) mod sendmail;
@@ -73,7 +75,12 @@ fn library_path() -> OsString {
 /// The same, when the unpacked packages are seen at `root`.
 fn library_path_in(root: &Path) -> OsString {
     let arch = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let folders = [root.join("usr/lib").join(&arch), root.join("lib").join(&arch), root.join("usr/lib/postfix")];
+    let folders = [
+        root.join("usr/lib").join(&arch),
+        root.join("lib").join(&arch),
+        root.join("usr/lib/postfix"),
+        root.join("usr/lib/syslog-ng"),
+    ];
     std::env::join_paths(folders).expect("no colon in the cache folder's path")
 }
 

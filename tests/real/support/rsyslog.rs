@@ -4,6 +4,7 @@
 use super::{Folder, Process, debian, debian_command, run, wait_for};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A place that every line is sent to.
 #[derive(Debug, Clone)]
@@ -92,11 +93,15 @@ impl Rsyslog {
 }
 
 fn spawn(folder: &Path) -> Process {
+    Process::spawn("rsyslogd", &mut command(&folder.join("rsyslog.conf")))
+}
+
+/// rsyslogd in the foreground with that configuration.
+pub(crate) fn command(config: &Path) -> Command {
     let modules = format!("usr/lib/{}-linux-gnu/rsyslog", std::env::consts::ARCH);
     let mut command = debian_command("usr/sbin/rsyslogd");
-    command.arg("-n").arg("-iNONE").arg("-M").arg(debian(&modules));
-    command.arg("-f").arg(folder.join("rsyslog.conf"));
-    Process::spawn("rsyslogd", &mut command)
+    command.arg("-n").arg("-iNONE").arg("-M").arg(debian(&modules)).arg("-f").arg(config);
+    command
 }
 
 fn config(host: &str, folder: &Path, forwards: &[Forward]) -> String {
