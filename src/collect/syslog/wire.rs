@@ -244,39 +244,43 @@ pub fn parse<'a>(raw: &'a [u8], received: Timestamp, times: &mut TimeResolver) -
     };
     let body = tag::skip_blanks(body);
     let (relayed, body) = known::original_address(body).map_or((None, body), |(host, rest)| (Some(host), rest));
+    // Filled in place: it is too big to be handed on for nothing.
+    let mut m = Message { pri, ..Message::whole(raw) };
     let parsed = match body {
         // "1 " behind a PRI is the version of RFC 5424; no BSD stamp starts with a digit.
-        [b'1', b' ', rest @ ..] if pri.is_some() => versioned(rest, pri, received, times),
+        [b'1', b' ', rest @ ..] if pri.is_some() => versioned(rest, &mut m, received, times),
         [b'2'..=b'9', b' ', rest @ ..] if pri.is_some() && stamp::iso(rest, false).is_some() => {
-            rfc5424::parse(rest, received, times).map(|m| Message { keep_raw: true, ..m })
+            let parsed = versioned(rest, &mut m, received, times);
+            m.keep_raw = true;
+            parsed
         }
-        _ => rfc3164::parse(body, pri, received, times),
+        _ => rfc3164::parse(body, &mut m, received, times),
     };
-    match parsed {
-        Ok(mut m) => {
-            if let Some(host) = relayed {
-                known::set_relayed(host, &mut m);
-            }
-            Message { raw, pri: pri.or(m.pri), ..m }
-        }
-        Err(error) => Message::failed(raw, pri, error),
+    if let Err(error) = parsed {
+        return Message::failed(raw, pri, error);
     }
+    if let Some(host) = relayed {
+        known::set_relayed(host, &mut m);
+    }
+    m
 }
 
 fn versioned<'a>(
     rest: &'a [u8],
-    pri: Option<Pri>,
+    m: &mut Message<'a>,
     received: Timestamp,
     times: &mut TimeResolver,
-) -> Result<Message<'a>, ParseError> {
-    match rest.first() {
-        // Relays that put the version before what they do not understand.
-        Some(b'A'..=b'Z') => rfc3164::parse(rest, pri, received, times),
-        _ => match known::meraki(rest) {
-            Some(m) => Ok(m),
-            None => rfc5424::parse(rest, received, times),
-        },
+) -> Result<(), ParseError> {
+    // Relays put the version before what they do not understand.
+    if let [b'A'..=b'Z', ..] = rest {
+        return rfc3164::parse(rest, m, received, times);
     }
+    let parsed = match known::meraki(rest) {
+        Some(parsed) => parsed,
+        None => rfc5424::parse(rest, received, times)?,
+    };
+    *m = Message { raw: m.raw, pri: m.pri, ..parsed };
+    Ok(())
 }
 
 /// What transports leave behind a message.

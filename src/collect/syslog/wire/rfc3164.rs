@@ -19,11 +19,11 @@ use jiff::Timestamp;
 
 pub(super) fn parse<'a>(
     body: &'a [u8],
-    pri: Option<Pri>,
+    m: &mut Message<'a>,
     received: Timestamp,
     times: &mut TimeResolver,
-) -> Result<Message<'a>, ParseError> {
-    let mut m = Message { pri, ..Message::whole(body) };
+) -> Result<(), ParseError> {
+    m.message = body;
     let mut set_time = |m: &mut Message<'a>, p: &Partial, clock: Clock, zone_guessed: bool| -> Result<(), ParseError> {
         let stamp = times.resolve(p, received).ok_or(ParseError::Date)?;
         m.stamp = Some(stamp);
@@ -38,29 +38,29 @@ pub(super) fn parse<'a>(
     };
     if let Some(found) = find_stamp(body) {
         m.timestamp = Some(found.text);
-        set_time(&mut m, &found.partial, Clock::Set, found.zone_guessed)?;
-        host_and_text(found.rest, &mut m);
-        return Ok(m);
+        set_time(m, &found.partial, Clock::Set, found.zone_guessed)?;
+        host_and_text(found.rest, m);
+        return Ok(());
     }
     let Some(h) = cisco::header(body) else {
         return without_stamp(m);
     };
     if let Time::At(partial) = &h.time {
-        set_time(&mut m, partial, h.clock, h.zone_guessed)?;
+        set_time(m, partial, h.clock, h.zone_guessed)?;
     } else if let Time::Uptime = h.time {
         m.timestamp_source = Some(TimeSource::Uptime);
     }
     (m.timestamp, m.sequence, m.hostname, m.keep_raw) = (h.text, h.sequence, h.hostname, h.keep_raw);
-    tag_and_text(h.rest, &mut m);
-    Ok(m)
+    tag_and_text(h.rest, m);
+    Ok(())
 }
 
 /// Only a PRI, `app[procid]: ` or a format of its own shows that a line without a date is
 /// for a log, and not any text with a colon.
-fn without_stamp(mut m: Message<'_>) -> Result<Message<'_>, ParseError> {
+fn without_stamp(m: &mut Message<'_>) -> Result<(), ParseError> {
     let body = m.message;
     if known::is_payload(body) {
-        return Ok(m);
+        return Ok(());
     }
     if stamp::looks_like_one(body) {
         return Err(ParseError::Date);
@@ -73,17 +73,17 @@ fn without_stamp(mut m: Message<'_>) -> Result<Message<'_>, ParseError> {
         }
         Some(t) if m.pri.is_some() && t.procid.is_none() && is_ip(t.app) => {
             m.hostname = Some(t.app);
-            tag_and_text(t.text, &mut m);
+            tag_and_text(t.text, m);
         }
-        Some(t) if m.pri.is_some() || t.procid.is_some() => tag::set(&t, &mut m),
+        Some(t) if m.pri.is_some() || t.procid.is_some() => tag::set(&t, m),
         _ if m.pri.is_some() => {
-            if let Some(t) = known::snare(body).or_else(|| known::snare_with_host(body, &mut m)) {
-                tag::set(&t, &mut m);
+            if let Some(t) = known::snare(body).or_else(|| known::snare_with_host(body, m)) {
+                tag::set(&t, m);
             }
         }
         _ => return Err(ParseError::NoHeader),
     }
-    Ok(m)
+    Ok(())
 }
 
 struct Found<'a> {
@@ -214,9 +214,19 @@ fn host<'a>(rest: &'a [u8], m: &mut Message<'a>) -> &'a [u8] {
 }
 
 /// What host names are made of, and the slashes and signs that relays and devices add.
+const HOST_BYTES: [bool; 256] = {
+    let mut table = [true; 256];
+    let mut c = 0;
+    while c <= 0x7F {
+        let byte = c as u8;
+        table[c] = byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'/' | b'@' | b'%');
+        c += 1;
+    }
+    table
+};
+
 pub(super) fn is_host_like(word: &[u8]) -> bool {
-    let plain = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b':' | b'/' | b'@' | b'%');
-    !word.is_empty() && word.iter().all(|c| plain(c) || *c >= 0x80) && word[0] != b'%' || is_ip(word)
+    !word.is_empty() && word.iter().all(|c| HOST_BYTES[usize::from(*c)]) && word[0] != b'%' || is_ip(word)
 }
 
 /// An address, perhaps in brackets or with a zone.

@@ -69,7 +69,11 @@ pub(super) fn tag(rest: &[u8], strict: bool) -> Option<Tag<'_>> {
     let window = &rest[..rest.len().min(TAG_BYTES_MAX)];
     let end = memchr::memchr3(b' ', b':', b'[', window)?;
     let (app, after) = (&rest[..end], &rest[end..]);
-    if app.is_empty() || !app.iter().all(|c| is_tag_byte(*c)) {
+    // Where a host may stand, this is the host of nearly every line.
+    if app.is_empty() || after[0] == b' ' && app[0] != b'%' {
+        return None;
+    }
+    if !app.iter().all(|c| TAG_BYTES[usize::from(*c)]) {
         return None;
     }
     match after {
@@ -98,9 +102,16 @@ pub(super) fn tag(rest: &[u8], strict: bool) -> Option<Tag<'_>> {
 }
 
 /// What a program's name can be made of; keeps JSON, `key="value"` and prose from being one.
-fn is_tag_byte(c: u8) -> bool {
-    c > b' ' && c != 0x7F && !matches!(c, b'{' | b'}' | b'"' | b'\'' | b'<' | b'>' | b'=' | b';' | b'`')
-}
+const TAG_BYTES: [bool; 256] = {
+    let mut table = [true; 256];
+    let mut c = 0;
+    while c <= 0x7F {
+        table[c] =
+            c > 0x20 && c != 0x7F && !matches!(c as u8, b'{' | b'}' | b'"' | b'\'' | b'<' | b'>' | b'=' | b';' | b'`');
+        c += 1;
+    }
+    table
+};
 
 /// `%SYS-5-CONFIG_I`, at the start of `s`.
 pub(super) fn is_mnemonic(s: &[u8]) -> bool {
