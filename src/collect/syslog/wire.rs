@@ -245,7 +245,8 @@ pub fn parse<'a>(raw: &'a [u8], received: Timestamp, times: &mut TimeResolver) -
     let body = tag::skip_blanks(body);
     let (relayed, body) = known::original_address(body).map_or((None, body), |(host, rest)| (Some(host), rest));
     // Filled in place: it is too big to be handed on for nothing.
-    let mut m = Message { pri, ..Message::whole(raw) };
+    let mut m = Message::whole(raw);
+    m.pri = pri;
     let parsed = match body {
         // "1 " behind a PRI is the version of RFC 5424; no BSD stamp starts with a digit.
         [b'1', b' ', rest @ ..] if pri.is_some() => versioned(rest, &mut m, received, times),
