@@ -67,8 +67,8 @@ impl Sent {
                 host: ["web1", "mx1.example.org", "192.0.2.7", "r-1-x"][n % 4],
                 app: ["sshd", "my-app", "CRON", "a.b_c"][n / 4 % 4],
                 // A relay's BSD form has no colon behind a program without a process id.
-                procid: (form == Form::Bsd || n % 3 > 0).then_some(1000 + n),
-                msgid: (n % 5 > 0).then_some(n),
+                procid: (form == Form::Bsd || !n.is_multiple_of(3)).then_some(1000 + n),
+                msgid: (!n.is_multiple_of(5)).then_some(n),
                 data: data[n / 3 % data.len()].clone(),
                 text: format!("{text} #{n}"),
             }
@@ -177,7 +177,8 @@ fn rsyslog(over: Over) {
             _ => String::new(),
         }
     };
-    let templates: [(&str, Form, fn(&Sent) -> String); 5] = [
+    type Write = fn(&Sent) -> String;
+    let templates: [(&str, Form, Write); 5] = [
         ("RSYSLOG_ForwardFormat", Form::Bsd, Sent::rfc5424),
         ("RSYSLOG_ForwardFormat", Form::Bsd, Sent::bsd),
         ("RSYSLOG_TraditionalForwardFormat", Form::Bsd, Sent::bsd),
