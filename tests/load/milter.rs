@@ -214,7 +214,7 @@ fn by_c(counter: &Path, load: &Load) -> (Round, f64) {
 fn by_greypit(load: &Load) -> (Round, f64, f64) {
     loop {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let greypit = Greypit::start(folder.path(), "", "window = \"1h\"\n");
+        let greypit = Greypit::start(folder.path(), "", "window = \"1d\"\n");
         let before = children_cpu();
         let round = load.run(&greypit.socket, &AtomicU64::new(0));
         // The last records' fsync.
@@ -242,7 +242,7 @@ fn hold(load: &Load, wanted: usize) {
         let folder = folder.path().join(name);
         fs::create_dir(&folder).expect("the folder is made");
         // Compressing has its memory and its time elsewhere: see `mail`, and the end of this.
-        Greypit::start(&folder, HOLDING, "window = \"1h\"\nflush_on_exit = false\n")
+        Greypit::start(&folder, HOLDING, "window = \"1d\"\nflush_on_exit = false\n")
     });
     // Only now: the filter has to raise its own limit.
     let held = wanted.min(files() as usize);
