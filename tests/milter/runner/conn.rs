@@ -1,7 +1,10 @@
 //! One connection of the mail server that a case plays: how its bytes are cut, and what comes back.
 
 use super::packet::{Agreed, Reply};
-use std::io::{ErrorKind, Read as _, Write as _};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -51,6 +54,8 @@ pub(crate) struct Conn {
     /// Just before the last write, and after the last answer.
     written: Instant,
     answered: Instant,
+    /// What came while the filter took no more: it answers what it has before it reads on.
+    came: VecDeque<u8>,
     /// The filter has closed.
     ended: bool,
 }
@@ -73,6 +78,7 @@ impl Conn {
             agreed: Agreed::default(),
             written: now,
             answered: now,
+            came: VecDeque::new(),
             ended: false,
         })
     }
@@ -108,11 +114,33 @@ impl Conn {
         }
         while !rest.is_empty() {
             let (piece, behind) = rest.split_at(self.next_write().min(rest.len()));
-            if self.stream.write_all(piece).is_err() {
+            if self.write_all(piece).is_err() {
                 return;
             }
             rest = behind;
         }
+    }
+
+    /// Takes answers where the filter takes no more before they are read.
+    fn write_all(&mut self, mut piece: &[u8]) -> std::io::Result<()> {
+        let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        while !piece.is_empty() {
+            match send(&self.stream, piece, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(written) => piece = &piece[written..],
+                Err(rustix::io::Errno::AGAIN) => {
+                    let mut ready = [PollFd::new(&self.stream, PollFlags::IN | PollFlags::OUT)];
+                    if poll(&mut ready, Some(&limit))? == 0 {
+                        return Err(ErrorKind::TimedOut.into());
+                    }
+                    let mut answers = [0; 4096];
+                    if let Ok((count, _)) = recv(&self.stream, &mut answers, RecvFlags::DONTWAIT) {
+                        self.came.extend(&answers[..count]);
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn next_write(&mut self) -> usize {
@@ -168,6 +196,11 @@ impl Conn {
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, String> {
         let mut filled = 0;
         while filled < buffer.len() {
+            if let Some(byte) = self.came.pop_front() {
+                buffer[filled] = byte;
+                filled += 1;
+                continue;
+            }
             match self.stream.read(&mut buffer[filled..]) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
@@ -185,8 +218,8 @@ impl Conn {
     /// Whether an answer has come already that nobody has read. Says no where it is merely slow: what it misses shows
     /// as an answer too many later.
     pub(crate) fn has_answer(&mut self) -> Result<bool, String> {
-        if self.ended {
-            return Ok(false);
+        if self.ended || !self.came.is_empty() {
+            return Ok(!self.came.is_empty());
         }
         let peek = || {
             self.stream.set_nonblocking(true)?;
