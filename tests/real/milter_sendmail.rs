@@ -188,6 +188,7 @@ fn records_agree_with_the_log() {
         assert_eq!(record["mail_from"], from["src"]);
         assert_eq!(record["daemon"], from["daemon"]);
         assert_eq!(record["client_addr"], from["relay_ip"]);
+        assert_eq!(record["size"].to_string(), from["size"].as_str().expect("all strings"));
         assert_eq!(record["nrcpts"].to_string(), from["nrcpts"].as_str().expect("all strings"));
         assert!(record["mta"].as_str().is_some_and(|mta| mta.starts_with("8.")), "{record}");
         assert_eq!(record["delay_ms"], 0);

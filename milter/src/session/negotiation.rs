@@ -27,6 +27,8 @@ const MACROS: &[(MacroStage, &str)] = &[
     (MacroStage::Mail, "i {auth_authen} {tls_version} {cipher}"),
     (MacroStage::Rcpt, "i"),
     (MacroStage::Eom, "i {msg_id} {msg_size}"),
+    // sendmail 8.17 heeds the list for the end of the message only where there is one for the end of the headers.
+    (MacroStage::EndOfHeaders, "i"),
 ];
 
 /// The steps to leave out and not to answer, as far as they are offered.
