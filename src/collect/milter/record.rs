@@ -166,7 +166,8 @@ impl Body<'_, '_> {
 
     fn number(&mut self, name: &'static str, number: u64) {
         self.key(name);
-        decimal(&mut self.scratch.body, number);
+        // Writing to a Vec cannot fail.
+        let _ = write!(self.scratch.body, "{number}");
     }
 
     fn word(&mut self, name: &'static str, word: &str) {
@@ -382,17 +383,4 @@ fn encode(out: &mut Vec<u8>, bytes: &[u8]) {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn decimal(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&digits[at..]);
-        }
-    }
 }

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use serde::{Deserialize, Serialize};
 
-use super::wire::Message;
+use super::wire::{FACILITIES, Message, SEVERITIES};
 
 /// How many rules there may be.
 pub const RULES_MAX: usize = 256;
@@ -34,13 +34,6 @@ const NAME_BYTES_MAX: usize = 32;
 
 /// Kinds whose records have other fields.
 const OTHERS: [&str; 8] = ["from", "to", "mail", "dhcp", "tftp", "http", "dns", "power"];
-
-/// As in a PRI, by number.
-const FACILITIES: [&str; 24] = [
-    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "ntp",
-    "audit", "alert", "clock", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
-];
-const SEVERITIES: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
 
 /// One `[[syslog.rule]]`. Conditions that are empty hold always.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
