@@ -7,6 +7,7 @@
 //! Then memory: resident size idle, and with the store away and events waiting (`-- --waiting 10000000` for ten million;
 //! the default is one million).
 
+mod http;
 mod maillog;
 
 use std::fs;
@@ -155,11 +156,7 @@ impl Gateway {
     }
 
     fn get(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.http)).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
+        http::get(self.http, path)
     }
 
     fn spooled(&self) -> u64 {

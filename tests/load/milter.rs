@@ -15,11 +15,12 @@
 //!
 //! Needs a C compiler and libmilter (Debian: `apt-get install gcc libmilter-dev`).
 
+mod http;
 mod mta;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Read;
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -419,11 +420,7 @@ impl Greypit {
     }
 
     fn get(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.http)).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
+        http::get(self.http, path)
     }
 
     fn gauge(&self, name: &str) -> Option<f64> {

@@ -8,6 +8,7 @@
 //! `-- --rounds 5 --messages 1000000`
 
 mod beside;
+mod http;
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -10,6 +10,7 @@
 //! does not.
 
 mod beside;
+mod http;
 
 use std::io::ErrorKind;
 use std::net::UdpSocket;
