@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use greypit_pipeline::{batch, check_node, spool, store};
+use greypit_pipeline::{Kind, batch, check_node, kafka, spool, store};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -22,6 +22,8 @@ use crate::logging;
 pub struct Config {
     /// Names this machine in every record.
     pub node: String,
+    /// What this node does: collect, ship, or both.
+    pub roles: Vec<Role>,
     /// Where the spool is.
     pub data_dir: PathBuf,
     /// `[log]`
@@ -40,6 +42,8 @@ pub struct Config {
     pub batch: batch::Config,
     /// `[store]`
     pub store: store::Config,
+    /// `[kafka]`
+    pub kafka: kafka::Config,
     /// `[http]`
     pub http: http::Config,
 }
@@ -48,6 +52,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             node: host_name(),
+            roles: vec![Role::Collect, Role::Ship],
             data_dir: "greypit-data".into(),
             log: logging::Config::default(),
             milter: greypit_milter::Config::default(),
@@ -57,12 +62,51 @@ impl Default for Config {
             spool: spool::Config::default(),
             batch: batch::Config::default(),
             store: store::Config::default(),
+            kafka: kafka::Config::default(),
             http: http::Config::default(),
         }
     }
 }
 
+/// What a node does where events go through Kafka.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes events in and sends them to Kafka.
+    Collect,
+    /// Takes them from Kafka to the store.
+    Ship,
+}
+
 impl Config {
+    /// Whether this node has a role.
+    pub fn is(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// The kinds of events that this config can bring about.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let mut kinds = syslog::KINDS.to_vec();
+        if !self.milter.listen.is_empty() {
+            kinds.push(milter::MAIL);
+        }
+        kinds.extend(self.syslog.rule.iter().filter_map(|rule| Kind::parse(rule.kind.as_deref()?)));
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
+    }
+
+    fn validate_roles(&self) -> greypit_pipeline::Result<()> {
+        let refuse =
+            |problem: &str| Err(greypit_pipeline::Error::Config { key: "roles".into(), problem: problem.into() });
+        match (self.is(Role::Collect), self.is(Role::Ship)) {
+            (false, false) => refuse("must name at least one of \"collect\" and \"ship\""),
+            (true, true) => Ok(()),
+            _ if self.kafka.is_on() => Ok(()),
+            _ => refuse("one role alone needs [kafka] brokers: without Kafka a node ships what it collects"),
+        }
+    }
+
     /// The keys (`batch.window`) in which `other` differs, without those that can be changed while running.
     pub fn changed_keys(&self, other: &Config) -> Vec<String> {
         let [old, new] = [self, other].map(|config| match Value::try_from(config) {
@@ -182,6 +226,8 @@ impl Loaded {
             config.spool.validate(),
             config.batch.validate(),
             config.store.validate(),
+            config.kafka.validate(),
+            config.validate_roles(),
             config.http.validate(),
         ];
         checks.into_iter().try_for_each(|check| check.map_err(|error| self.locate(&error)))

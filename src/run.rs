@@ -10,7 +10,7 @@ use std::time::Duration;
 use greypit_milter::server::{self as milter, Milter};
 use greypit_pipeline::health::State;
 use greypit_pipeline::store::Store;
-use greypit_pipeline::{Drained, Health, Metrics, Parts, Pipeline};
+use greypit_pipeline::{Drained, Health, Metrics, Parts, Pipeline, kafka};
 use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::collect::maillog::tail;
 use crate::collect::milter as mail;
 use crate::collect::syslog::listen as syslog;
-use crate::config::{Config, ConfigError, Loaded};
+use crate::config::{Config, ConfigError, Loaded, Role};
 use crate::http::{self, Http};
 use crate::{process, sys};
 
@@ -31,17 +31,32 @@ const STORE_CHECK_AGAIN: Duration = Duration::from_secs(5);
 /// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {
-    pipeline: Pipeline,
-    collectors: Vec<JoinHandle<()>>,
+    /// With the role `collect`.
+    collecting: Option<Collecting>,
+    /// With the role `ship`, where events go through Kafka.
+    shipper: Option<kafka::ship::Shipper>,
     /// Where the store was away at the start.
     store_waits: Option<JoinHandle<()>>,
     http: Option<JoinHandle<()>>,
-    milter: Option<Milter>,
-    syslog_tls: Option<syslog::Tls>,
-    stop_collecting: CancellationToken,
     stop_http: CancellationToken,
     addresses: Vec<String>,
     store: Store,
+}
+
+/// The collectors and the pipeline behind them.
+#[derive(Debug)]
+struct Collecting {
+    pipeline: Pipeline,
+    collectors: Vec<JoinHandle<()>>,
+    milter: Option<Milter>,
+    syslog_tls: Option<syslog::Tls>,
+    stop: CancellationToken,
+}
+
+/// The collectors' sockets, bound before anything runs.
+struct Sockets {
+    syslog: syslog::Bound,
+    milter: milter::Bound,
 }
 
 impl Gateway {
@@ -58,82 +73,54 @@ impl Gateway {
         http::register(&registry, &health).map_err(|error| locate(taken(&error)))?;
 
         let store = Store::open(&config.store).map_err(locate)?;
-        let store_problem = try_store(&store, &health).await.map_err(locate)?;
+        let store_problem = match config.is(Role::Ship) {
+            true => try_store(&store, &health).await.map_err(locate)?,
+            false => None,
+        };
+        if config.kafka.is_on() {
+            kafka::topics::prepare(&config.kafka, &config.kinds()).await.map_err(locate)?;
+        }
         let http = http::bind(&config.http).await.map_err(locate)?;
-        let sockets = syslog::bind_beside(&config.syslog, sys::passed_sockets()).map_err(locate)?;
-        let syslog_tls = sockets.tls();
         process::raise_descriptor_limit();
-        let mail_servers = milter::bind(&config.milter).map_err(locate)?;
-        let mut addresses: Vec<String> = mail_servers.addresses().collect();
-        addresses.extend(sockets.addresses());
-        addresses.extend(config.maillog.iter().map(|entry| format!("file {}", entry.path)));
+        let sockets = match config.is(Role::Collect) {
+            true => Some(Sockets::bind(config).map_err(locate)?),
+            false => None,
+        };
+        let mut addresses: Vec<String> = sockets.iter().flat_map(|sockets| sockets.addresses(config)).collect();
         addresses.extend(
             http.as_ref().and_then(Http::address).map(|address| format!("http {address} /metrics /healthz /readyz")),
         );
 
-        let pipeline = Pipeline::start(Parts {
-            node: config.node.clone(),
-            data_dir: config.data_dir.clone(),
-            spool: config.spool.clone(),
-            batch: config.batch.clone(),
-            store: store.clone(),
-            metrics,
-            health: health.clone(),
-        });
-        let pipeline = pipeline.map_err(|error| locate(of_data_dir(error)))?;
-
-        let (stop_collecting, stop_http) = (CancellationToken::new(), CancellationToken::new());
-        let observe = Arc::new(pipeline.observer());
-        // Bound, or this would not have been reached.
-        health.ok("syslog");
+        let collecting = match sockets {
+            Some(sockets) => {
+                Some(Collecting::start(config, sockets, &store, &metrics, &registry, &health).map_err(locate)?)
+            }
+            None => None,
+        };
+        let shipper = match config.kafka.is_on() && config.is(Role::Ship) {
+            true => {
+                let parts = kafka::ship::Parts {
+                    kafka: config.kafka.clone(),
+                    batch: config.batch.clone(),
+                    store: store.clone(),
+                    metrics,
+                    health: health.clone(),
+                    registry: registry.clone(),
+                };
+                Some(kafka::ship::Shipper::start(parts).map_err(locate)?)
+            }
+            false => None,
+        };
         let store_waits = store_problem.map(|problem| {
             let (store, health) = (store.clone(), health.clone());
             tokio::spawn(async move { wait_for_store(&store, &health, problem).await })
         });
-        let sources = http::Sources { registry: registry.clone(), health: health.clone(), observe };
+        let stop_http = CancellationToken::new();
+        let observe = collecting.as_ref().map(|collecting| collecting.pipeline.observer());
+        let observe = Arc::new(move || observe.iter().for_each(|observe| observe()));
+        let sources = http::Sources { registry, health, observe };
         let http = http.map(|http| tokio::spawn(http.serve(sources, stop_http.clone())));
-
-        let submit = pipeline.submit();
-        let privacy = config.privacy.privacy();
-        let (to_spool, stop) = (submit.clone(), stop_collecting.clone());
-        let syslog = syslog::spawn(sockets, &config.syslog, &config.node, privacy.clone(), to_spool, &registry, stop);
-        let mut collectors = syslog.map_err(locate)?;
-        if !config.maillog.is_empty() {
-            let (recovered, stop) = (pipeline.checkpoints(), stop_collecting.clone());
-            let tail = tail::spawn(
-                &config.maillog,
-                &config.node,
-                privacy.as_ref(),
-                submit.clone(),
-                recovered,
-                &registry,
-                stop,
-            );
-            collectors.push(tail.map_err(locate)?);
-            health.ok("maillog");
-        }
-        let mut milter = None;
-        if !mail_servers.is_empty() {
-            let sink = mail::sink(submit.clone(), &config.milter.headers, privacy, &registry).map_err(locate)?;
-            let stop = stop_collecting.clone();
-            let (running, task) =
-                Milter::spawn(mail_servers, &config.milter, &config.node, sink, &registry, stop).map_err(locate)?;
-            milter = Some(running);
-            collectors.push(task);
-            health.ok("milter");
-        }
-        Ok(Gateway {
-            pipeline,
-            collectors,
-            store_waits,
-            http,
-            milter,
-            syslog_tls,
-            stop_collecting,
-            stop_http,
-            addresses,
-            store,
-        })
+        Ok(Gateway { collecting, shipper, store_waits, http, stop_http, addresses, store })
     }
 
     /// What it listens on and follows, a line each.
@@ -152,6 +139,108 @@ impl Gateway {
     /// # Errors
     /// Names the key that cannot be right; then nothing has changed.
     pub fn reload(&self, config: &Config) -> greypit_pipeline::Result<()> {
+        self.collecting.as_ref().map_or(Ok(()), |collecting| collecting.reload(config))
+    }
+
+    /// Ends in order; see the module.
+    pub async fn stop(self) -> Drained {
+        if let Some(store_waits) = self.store_waits {
+            store_waits.abort();
+        }
+        let collected = match self.collecting {
+            Some(collecting) => collecting.stop().await,
+            None => Drained::Shipped,
+        };
+        let shipped = match self.shipper {
+            Some(shipper) => shipper.stop().await,
+            None => Drained::Shipped,
+        };
+        self.stop_http.cancel();
+        if let Some(http) = self.http {
+            let _ = http.await;
+        }
+        match collected {
+            Drained::Shipped => shipped,
+            waiting @ Drained::Waiting(_) => waiting,
+        }
+    }
+}
+
+impl Sockets {
+    fn bind(config: &Config) -> greypit_pipeline::Result<Sockets> {
+        let syslog = syslog::bind_beside(&config.syslog, sys::passed_sockets())?;
+        Ok(Sockets { syslog, milter: milter::bind(&config.milter)? })
+    }
+
+    fn addresses(&self, config: &Config) -> Vec<String> {
+        let files = config.maillog.iter().map(|entry| format!("file {}", entry.path));
+        self.milter.addresses().chain(self.syslog.addresses()).chain(files).collect()
+    }
+}
+
+impl Collecting {
+    fn start(
+        config: &Config,
+        sockets: Sockets,
+        store: &Store,
+        metrics: &Metrics,
+        registry: &Registry,
+        health: &Health,
+    ) -> greypit_pipeline::Result<Collecting> {
+        let output = || kafka::produce::Output::new(config.kafka.clone(), registry);
+        let pipeline = Pipeline::start(Parts {
+            node: config.node.clone(),
+            data_dir: config.data_dir.clone(),
+            spool: config.spool.clone(),
+            batch: config.batch.clone(),
+            store: store.clone(),
+            kafka: config.kafka.is_on().then(output).transpose()?,
+            metrics: metrics.clone(),
+            health: health.clone(),
+        });
+        let pipeline = pipeline.map_err(of_data_dir)?;
+
+        let stop = CancellationToken::new();
+        // Bound, or this would not have been reached.
+        health.ok("syslog");
+        let syslog_tls = sockets.syslog.tls();
+        let submit = pipeline.submit();
+        let privacy = config.privacy.privacy();
+        let to_spool = submit.clone();
+        let mut collectors = syslog::spawn(
+            sockets.syslog,
+            &config.syslog,
+            &config.node,
+            privacy.clone(),
+            to_spool,
+            registry,
+            stop.clone(),
+        )?;
+        if !config.maillog.is_empty() {
+            collectors.push(tail::spawn(
+                &config.maillog,
+                &config.node,
+                privacy.as_ref(),
+                submit.clone(),
+                pipeline.checkpoints(),
+                registry,
+                stop.clone(),
+            )?);
+            health.ok("maillog");
+        }
+        let mut milter = None;
+        if !sockets.milter.is_empty() {
+            let sink = mail::sink(submit.clone(), &config.milter.headers, privacy, registry)?;
+            let (running, task) =
+                Milter::spawn(sockets.milter, &config.milter, &config.node, sink, registry, stop.clone())?;
+            milter = Some(running);
+            collectors.push(task);
+            health.ok("milter");
+        }
+        Ok(Collecting { pipeline, collectors, milter, syslog_tls, stop })
+    }
+
+    fn reload(&self, config: &Config) -> greypit_pipeline::Result<()> {
         // Where the config no longer speaks of TLS that waits for a restart.
         let tls = self.syslog_tls.as_ref().filter(|_| !config.syslog.tls_cert.is_empty());
         let certificate = tls.map(|_| syslog::tls::read(&config.syslog)).transpose()?;
@@ -162,23 +251,14 @@ impl Gateway {
         Ok(())
     }
 
-    /// Ends in order; see the module.
-    pub async fn stop(self) -> Drained {
-        self.stop_collecting.cancel();
+    async fn stop(self) -> Drained {
+        self.stop.cancel();
         for collector in self.collectors {
             if let Err(error) = collector.await {
                 tracing::error!(%error, "a collector ended badly");
             }
         }
-        if let Some(store_waits) = self.store_waits {
-            store_waits.abort();
-        }
-        let drained = self.pipeline.drain().await;
-        self.stop_http.cancel();
-        if let Some(http) = self.http {
-            let _ = http.await;
-        }
-        drained
+        self.pipeline.drain().await
     }
 }
 

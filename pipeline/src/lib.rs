@@ -16,6 +16,7 @@ mod encode;
 mod error;
 pub mod event;
 pub mod health;
+pub mod kafka;
 pub mod key;
 mod metrics;
 pub mod object;

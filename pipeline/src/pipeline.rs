@@ -12,6 +12,7 @@ use rustix::fs::FlockOperation;
 
 use crate::batch::{self, Planner};
 use crate::health::Health;
+use crate::kafka;
 use crate::key::Template;
 use crate::metrics::Metrics;
 use crate::ship::{Encoders, Shipper};
@@ -38,6 +39,8 @@ pub struct Parts {
     pub batch: batch::Config,
     /// Where objects go.
     pub store: Store,
+    /// Where events go instead of the store.
+    pub kafka: Option<kafka::produce::Output>,
     /// Where figures go.
     pub metrics: Metrics,
     /// Where every part says how it is.
@@ -73,7 +76,7 @@ impl Pipeline {
     /// # Errors
     /// The data folder cannot be used, belongs to another running process or another node, or is damaged.
     pub fn start(parts: Parts) -> Result<Pipeline> {
-        let Parts { node, data_dir, spool, batch, store, metrics, health } = parts;
+        let Parts { node, data_dir, spool, batch, store, kafka: _, metrics, health } = parts;
         check_node(&node)?;
         spool.validate()?;
         batch.validate()?;

@@ -23,6 +23,7 @@ fn start_as(node: &str, folder: &Path, batch: batch::Config) -> greypit_pipeline
         spool: spool::Config::default(),
         batch,
         store: Store::open(&store::Config { url, ..store::Config::default() })?,
+        kafka: None,
         metrics: Metrics::new(&prometheus::Registry::new()).unwrap(),
         health: health.clone(),
     })?;

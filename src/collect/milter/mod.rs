@@ -20,7 +20,7 @@ use self::record::{Scratch, Writer};
 use crate::collect::complaints::Complaints;
 use crate::collect::privacy::Privacy;
 
-const MAIL: Kind = Kind::new("mail");
+pub(crate) const MAIL: Kind = Kind::new("mail");
 
 thread_local! {
     /// One a thread: a record allocates nothing but the group that it is sent in.

@@ -59,7 +59,7 @@ pub use tls::Tls;
 /// How long a task goes on reading and submitting once it is told to stop.
 pub const DRAIN_MAX: Duration = Duration::from_secs(2);
 
-const KINDS: [Kind; 3] = [Kind::new("from"), Kind::new("to"), Kind::new("syslog")];
+pub(crate) const KINDS: [Kind; 3] = [Kind::new("from"), Kind::new("to"), Kind::new("syslog")];
 
 /// Sockets that are bound and not yet read.
 #[derive(Debug, Default)]

@@ -37,6 +37,7 @@ fn start_with(config: &Config, spool: spool::Config) -> Live {
         spool,
         batch: batch::Config { codec: Codec::None, ..batch::Config::default() },
         store: Store::open(&store).unwrap(),
+        kafka: None,
         metrics: greypit_pipeline::Metrics::new(&registry).unwrap(),
         health: Health::new(),
     })
