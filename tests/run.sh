@@ -9,9 +9,10 @@ tests/run.sh --quick  only the gates and the unit tests; installs nothing
 tests/run.sh --help   this text
 
 Runs on Debian 12 with a Rust toolchain. The tests that need real parts
-(sendmail, Postfix, rsyslog, syslog-ng, an S3 server) also want root and Go
-1.25 or newer. Debian's packages for them are unpacked into the cache folder,
-not installed: the machine's own mail server and logs stay as they are.
+(sendmail, Postfix, rsyslog, syslog-ng, an S3 server, Apache Kafka) also want
+root, Go 1.25 or newer, and Java 17 or newer, which is installed where there is
+none. Debian's packages for the others are unpacked into the cache folder, not
+installed: the machine's own mail server and logs stay as they are.
 
 GREYPIT_CACHE     what is built and unpacked, kept between runs
                   (default: ~/.cache/greypit)
@@ -40,6 +41,7 @@ mkdir -p "$GREYPIT_CACHE" "$CARGO_TARGET_DIR"
 . tests/parts/steps.sh
 . tests/parts/debian.sh
 . tests/parts/s3.sh
+. tests/parts/kafka.sh
 . tests/parts/deny.sh
 . tests/parts/deploy.sh
 
@@ -48,8 +50,9 @@ workspace=(--workspace --locked)
 
 if [ -z "$quick" ]; then
     step 'packages to build with' install_build_packages
-    part 'sendmail, Postfix, rsyslog, syslog-ng' unpack_debian_parts
+    part 'sendmail, Postfix, rsyslog, syslog-ng, kcat' unpack_debian_parts
     part 'S3 server' build_s3_server
+    part 'Apache Kafka' bring_kafka
     if parts_complete; then
         workspace+=(--features greypit/real)
     fi

@@ -6,7 +6,7 @@
 # of the cache they do none of that. The tests find them under $GREYPIT_CACHE/parts/debian.
 
 BUILD_PACKAGES=(gcc libc6-dev make curl openssl ca-certificates procps)
-PART_PACKAGES=(sendmail-bin sendmail-cf rsyslog rsyslog-openssl syslog-ng-core postfix m4 libfaketime miltertest)
+PART_PACKAGES=(sendmail-bin sendmail-cf rsyslog rsyslog-openssl syslog-ng-core postfix m4 libfaketime miltertest kcat)
 
 debian_root=$GREYPIT_CACHE/parts/debian
 apt_options=(-qq -o APT::Sandbox::User=root -o DPkg::Lock::Timeout=120)
@@ -107,12 +107,12 @@ check_debian_parts() {
     arch=$(uname -m)-linux-gnu
     libraries=$debian_root/usr/lib/$arch:$debian_root/lib/$arch:$debian_root/usr/lib/postfix:$debian_root/usr/lib/syslog-ng
     for program in usr/libexec/sendmail/{sendmail,makemap,mail.local} usr/sbin/{rsyslogd,syslog-ng,smtp-sink,smtp-source} \
-        usr/lib/postfix/sbin/{master,smtpd} usr/bin/{m4,miltertest}; do
+        usr/lib/postfix/sbin/{master,smtpd} usr/bin/{m4,miltertest,kcat}; do
         if LD_LIBRARY_PATH=$libraries ldd "$debian_root/$program" | grep 'not found'; then
             without "$program lacks a library" || return
         fi
     done
-    for name in sendmail-bin rsyslog postfix libfaketime miltertest syslog-ng-core; do
+    for name in sendmail-bin rsyslog postfix libfaketime miltertest syslog-ng-core kcat; do
         part_versions+=("$(awk -v name="$name" '$1 == name { print $1, $2 }' "$debian_root/packages")")
     done
     echo "unpacked: ${part_versions[*]}"
