@@ -107,6 +107,14 @@ impl Config {
         }
     }
 
+    fn validate_farm(&self) -> greypit_pipeline::Result<()> {
+        if self.milter.client.scope == greypit_milter::config::Scope::Farm && !self.kafka.is_on() {
+            let problem = "\"farm\" needs [kafka] brokers: through them the nodes tell each other what passed";
+            return Err(greypit_pipeline::Error::Config { key: "milter.client.scope".into(), problem: problem.into() });
+        }
+        Ok(())
+    }
+
     /// The keys (`batch.window`) in which `other` differs, without those that can be changed while running.
     pub fn changed_keys(&self, other: &Config) -> Vec<String> {
         let [old, new] = [self, other].map(|config| match Value::try_from(config) {
@@ -228,6 +236,7 @@ impl Loaded {
             config.store.validate(),
             config.kafka.validate(),
             config.validate_roles(),
+            config.validate_farm(),
             config.http.validate(),
         ];
         checks.into_iter().try_for_each(|check| check.map_err(|error| self.locate(&error)))
@@ -389,6 +398,14 @@ mod tests {
             (
                 "[milter]\nlimit = 5\n[milter.client]\nipv4_prefix = 33\n",
                 "greypit.toml:4: milter.client.ipv4_prefix: 33",
+            ),
+            (
+                "[milter.client]\nlimit = 5\nscope = \"farm\"\n",
+                "greypit.toml:3: milter.client.scope: \"farm\" needs [kafka] brokers",
+            ),
+            (
+                "[kafka]\nbrokers = \"b:9092\"\n[milter.client]\nscope = \"farm\"\n",
+                "greypit.toml:4: milter.client.scope: \"farm\" needs a limit",
             ),
             ("[[maillog]]\npath = \"/var/log/maillog\"\n[[maillog]]\npath = \"\"\n", "greypit.toml:"),
             (

@@ -83,6 +83,8 @@ pub enum Growth {
 pub struct Client {
     /// Messages that pass in `window`; 0: no limit.
     pub limit: u32,
+    /// Whose messages are counted together.
+    pub scope: Scope,
     /// The window, which slides.
     pub window: Span,
     /// IPv4 addresses that share this many leading bits are one client.
@@ -91,6 +93,16 @@ pub struct Client {
     pub ipv6_prefix: u8,
     /// Clients remembered; beyond it those that have been quiet longest are forgotten.
     pub max_clients: usize,
+}
+
+/// Whose messages are counted together for a client's limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Those that this node sees.
+    Node,
+    /// Those of all nodes that tell each other of them.
+    Farm,
 }
 
 /// `[milter.allow]`: what no limit holds for.
@@ -183,7 +195,14 @@ impl Default for Config {
 
 impl Default for Client {
     fn default() -> Client {
-        Client { limit: 0, window: Span::seconds(3600), ipv4_prefix: 32, ipv6_prefix: 64, max_clients: 100_000 }
+        Client {
+            limit: 0,
+            scope: Scope::Node,
+            window: Span::seconds(3600),
+            ipv4_prefix: 32,
+            ipv6_prefix: 64,
+            max_clients: 100_000,
+        }
     }
 }
 
@@ -251,7 +270,18 @@ impl Config {
         within("max_packet", &self.max_packet, &PACKET_BYTES_MIN, &PACKET_BYTES_MAX)?;
         within("idle_timeout", &self.idle_timeout, &IDLE_MIN, &IDLE_MAX)?;
         within("postfix.progress_every", &self.postfix.progress_every, &PROGRESS_MIN, &PROGRESS_MAX)?;
+        self.check_scope()?;
         Policy::new(self, "node").map(|_| ())
+    }
+
+    /// A farm without a limit would tell each other of every client for nothing.
+    fn check_scope(&self) -> Result<()> {
+        let limits = self.rule.iter().filter_map(|rule| rule.client_limit).chain([self.client.limit]);
+        if self.client.scope == Scope::Farm && limits.max() == Some(0) {
+            let text = "\"farm\" needs a limit: set milter.client.limit, or client_limit in a rule";
+            return Err(problem("client.scope", text));
+        }
+        Ok(())
     }
 
     /// `socket_mode` as the kernel takes it.
@@ -343,8 +373,16 @@ impl Config {
     }
 }
 
-const NEED_A_RESTART: [&str; 7] =
-    ["listen", "socket_mode", "socket_group", "headers", "max_connections", "max_packet", "idle_timeout"];
+const NEED_A_RESTART: [&str; 8] = [
+    "listen",
+    "socket_mode",
+    "socket_group",
+    "headers",
+    "max_connections",
+    "max_packet",
+    "idle_timeout",
+    "client.scope",
+];
 
 fn within<T: PartialOrd + std::fmt::Display>(key: &str, value: &T, min: &T, max: &T) -> Result<()> {
     if (min..=max).contains(&value) {
@@ -380,6 +418,7 @@ mod tests {
     #[test]
     fn every_mistake_names_its_key() {
         let base = Config::default;
+        let farm = Client { scope: Scope::Farm, ..Client::default() };
         let many = (0..101).map(|i| format!("X-{i}")).collect();
         for (expected, config) in [
             ("milter.listen: '/run/x' names no kind", Config { listen: texts(&["/run/x"]), ..base() }),
@@ -395,6 +434,7 @@ mod tests {
             ("milter.headers: '' is no header field", Config { headers: texts(&[""]), ..base() }),
             ("milter.headers: 'TO' is there twice", Config { headers: texts(&["To", "TO"]), ..base() }),
             ("milter.headers: there are 101", Config { headers: many, ..base() }),
+            ("milter.client.scope: \"farm\" needs a limit", Config { client: farm, ..base() }),
             ("milter.max_recipients: 0 must be from 1", Config { max_recipients: 0, ..base() }),
             ("milter.max_connections: 0 must be from 1", Config { max_connections: 0, ..base() }),
             ("milter.max_packet: 1KiB must be from 64KiB to 64MiB", Config { max_packet: Size(1024), ..base() }),

@@ -39,6 +39,7 @@ pub struct Milter {
     state: watch::Sender<State>,
     node: String,
     clients: Arc<Clients>,
+    epoch: Instant,
     metrics: Metrics,
 }
 
@@ -112,9 +113,10 @@ impl Milter {
         register_clients(clients.clone(), registry).map_err(taken)?;
         let rules = Arc::new(Rules::new(config, node)?);
         metrics.connections_max.set(config.max_connections as i64);
+        let epoch = Instant::now();
         let server = Arc::new(Server {
             shared: Shared { clients: clients.clone(), sink, metrics: metrics.clone() },
-            epoch: Instant::now(),
+            epoch,
             packet_bytes_max: config.max_packet.0 as usize,
             connections_max: config.max_connections,
             idle: config.idle_timeout.0,
@@ -124,7 +126,7 @@ impl Milter {
             tasks: TaskTracker::new(),
         });
         let state = watch::Sender::new(State { rules, stopping: false });
-        let milter = Milter { state, node: node.to_owned(), clients: clients.clone(), metrics: metrics.clone() };
+        let milter = Milter { state, node: node.to_owned(), clients, epoch, metrics };
         milter.publish_limits();
         let state = milter.state.clone();
         for listener in bound.into_listeners()? {
@@ -139,6 +141,12 @@ impl Milter {
             }
         });
         Ok((milter, task))
+    }
+
+    /// What it counts by client, and the moment since which it takes the time for that.
+    #[must_use]
+    pub fn clients(&self) -> (Arc<Clients>, Instant) {
+        (self.clients.clone(), self.epoch)
     }
 
     /// Takes another policy. Connections and what was counted stay; an answer that waits longer than the new policy

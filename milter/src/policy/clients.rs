@@ -9,6 +9,8 @@
 //! been quiet longest is forgotten for each new one, and [counted](Clients::forgotten): it begins anew. Clients that
 //! have been quiet for a whole window say nothing any more and make room first, which is not counted.
 //!
+//! With `scope = "farm"` the table is one of many, which tell each other what passed: see [`farm`].
+//!
 //! The table outlives the [policies](super::Policy) of reloads. [`Clients::reconfigure`] gives it a new shape: with
 //! another window or prefix the counts would mean something else, so **it begins empty**; with a smaller `max_clients`
 //! those quiet longest are forgotten; a new limit holds for the counts that are there.
@@ -24,7 +26,11 @@ use std::time::Duration;
 use greypit_pipeline::Result;
 use greypit_pipeline::units::Span;
 
-use crate::config::{Client, problem};
+use crate::config::{Client, Scope, problem};
+
+pub mod farm;
+
+use farm::{Changes, Farm, Meaning, Origin, Report, Share};
 
 /// Slots of a ring: one that fills and eleven that make up a window.
 const SLOTS: usize = 12;
@@ -41,7 +47,7 @@ const NONE: u32 = u32::MAX;
 /// Checks `[milter.client]`.
 pub(super) fn validate(config: &Client) -> Result<()> {
     let within = |key: &str, text: String| Err(problem(&format!("client.{key}"), text));
-    let Client { window, ipv4_prefix, ipv6_prefix, max_clients, limit: _ } = config;
+    let Client { window, ipv4_prefix, ipv6_prefix, max_clients, limit: _, scope: _ } = config;
     match () {
         () if !(WINDOW_MIN..=WINDOW_MAX).contains(window) => {
             within("window", format!("'{window}' must be from \"{WINDOW_MIN}\" to \"{WINDOW_MAX}\""))
@@ -73,10 +79,11 @@ impl Clients {
     /// An empty table.
     #[must_use]
     pub fn new(config: &Client) -> Clients {
-        Clients(Mutex::new(Table::new(Shape::new(config))))
+        let farm = (config.scope == Scope::Farm).then(Farm::default);
+        Clients(Mutex::new(Table::new(Shape::new(config), farm)))
     }
 
-    /// Takes a new config; whether the table was cleared for it, because window or prefixes differ.
+    /// Takes a new config, but for its `scope`; whether the table was cleared for it, because window or prefixes differ.
     pub fn reconfigure(&self, config: &Client) -> bool {
         let mut table = self.lock();
         let new = Shape::new(config);
@@ -84,7 +91,8 @@ impl Clients {
         if is_same {
             table.resize(new.clients_max);
         } else {
-            *table = Table { forgotten: table.forgotten, ..Table::new(new) };
+            let farm = table.farm.take().map(Farm::emptied);
+            *table = Table { forgotten: table.forgotten, ..Table::new(new, farm) };
         }
         !is_same
     }
@@ -113,6 +121,43 @@ impl Clients {
         self.lock().forgotten
     }
 
+    /// What the counts mean now.
+    #[must_use]
+    pub fn meaning(&self) -> Meaning {
+        self.lock().shape.meaning
+    }
+
+    /// The clients, at most `max`, whose counts others are to be told since this was last asked. Those that stay behind
+    /// are given the next time. `now` as in [`Policy::decide`](super::Policy::decide).
+    #[must_use]
+    pub fn take_changes(&self, max: usize, now: Duration) -> Changes {
+        self.lock().take_changes(max, now)
+    }
+
+    /// Others were not told of this client after all.
+    pub fn changed_again(&self, client: Ipv6Addr) {
+        self.lock().changed_again(client);
+    }
+
+    /// Takes what another origin says of a client, in place of what it said before. False where its counts mean something
+    /// else.
+    pub fn fold(&self, origin: Origin, client: Ipv6Addr, report: &Report, now: Duration) -> bool {
+        self.lock().fold(origin, client, report, now)
+    }
+
+    /// Says whether the others can be heard.
+    pub fn set_reached(&self, is_reached: bool) {
+        if let Some(farm) = &mut self.lock().farm {
+            farm.is_reached = is_reached;
+        }
+    }
+
+    /// Decisions made while the others could not be heard, since the start.
+    #[must_use]
+    pub fn decided_alone(&self) -> u64 {
+        self.lock().farm.as_ref().map_or(0, |farm| farm.alone)
+    }
+
     /// One more message of a client. Within its limit: 0, and counted as passed if it `may_pass`. Over it: the how-many-th
     /// refusal in the window this is.
     pub(super) fn offer(&self, addr: IpAddr, limit: u32, may_pass: bool, now: Duration) -> u32 {
@@ -133,6 +178,7 @@ impl Clients {
 /// What the counts mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
+    meaning: Meaning,
     slot: Duration,
     ipv4_mask: u32,
     ipv6_mask: u128,
@@ -145,6 +191,7 @@ impl Shape {
         // Rounded up, so that eleven are never shorter than the window.
         let slot = config.window.0.saturating_add(Duration::from_nanos(u64::from(slots) - 1)) / slots;
         Shape {
+            meaning: Meaning::new(config),
             slot: slot.max(Duration::from_nanos(1)),
             ipv4_mask: u32::MAX.checked_shl(32_u32.saturating_sub(config.ipv4_prefix.into())).unwrap_or(0),
             ipv6_mask: u128::MAX.checked_shl(128_u32.saturating_sub(config.ipv6_prefix.into())).unwrap_or(0),
@@ -160,8 +207,9 @@ impl Shape {
         }
     }
 
+    /// The first is [`SLOTS`], so that there are some before it.
     fn slot(&self, now: Duration) -> u64 {
-        (now.as_nanos() / self.slot.as_nanos()) as u64
+        (now.as_nanos() / self.slot.as_nanos()) as u64 + SLOTS as u64
     }
 }
 
@@ -172,6 +220,22 @@ struct Entry {
     newer: u32,
     older: u32,
     ring: Ring,
+    /// Only in a farm.
+    share: Option<Box<Share>>,
+}
+
+impl Entry {
+    fn advance(&mut self, slot: u64) {
+        if let Some(share) = &mut self.share {
+            self.ring.too_old(slot).for_each(|at| share.clear(at));
+        }
+        self.ring.advance(slot);
+    }
+
+    fn offer(&mut self, limit: u32, may_pass: bool) -> u32 {
+        let elsewhere = self.share.as_ref().map_or(0, |share| share.passed());
+        self.ring.offer(limit, may_pass, elsewhere)
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -185,12 +249,27 @@ struct Ring {
 impl Ring {
     /// Clears the slots that are too old. A clock that goes back is taken to stand still.
     fn advance(&mut self, slot: u64) {
-        let steps = slot.saturating_sub(self.slot);
-        for step in 0..steps.min(SLOTS as u64) {
-            let at = Ring::at(slot - step);
+        for at in self.too_old(slot) {
             (self.passed[at], self.refused[at]) = (0, 0);
         }
         self.slot = self.slot.max(slot);
+    }
+
+    /// Where the slots are that make room when `slot` begins to fill.
+    fn too_old(&self, slot: u64) -> impl Iterator<Item = usize> + use<> {
+        let steps = slot.saturating_sub(self.slot).min(SLOTS as u64);
+        (0..steps).map(move |step| Ring::at(slot - step))
+    }
+
+    /// What passed, that of `slot` and what is newer first.
+    fn newest_first(&self, slot: u64) -> [u32; SLOTS] {
+        let mut passed = [0_u32; SLOTS];
+        for at in (0..SLOTS as u64).map(|back| self.slot.saturating_sub(back)) {
+            if let Some(passed) = passed.get_mut(slot.saturating_sub(at) as usize) {
+                *passed = passed.saturating_add(self.passed[Ring::at(at)]);
+            }
+        }
+        passed
     }
 
     fn at(slot: u64) -> usize {
@@ -201,10 +280,10 @@ impl Ring {
         slot.saturating_sub(self.slot) >= SLOTS as u64
     }
 
-    fn offer(&mut self, limit: u32, may_pass: bool) -> u32 {
+    fn offer(&mut self, limit: u32, may_pass: bool, elsewhere: u64) -> u32 {
         let at = Ring::at(self.slot);
         let passed: u64 = self.passed.iter().map(|count| u64::from(*count)).sum();
-        if passed < u64::from(limit) {
+        if passed + elsewhere < u64::from(limit) {
             self.passed[at] += u32::from(may_pass);
             return 0;
         }
@@ -231,16 +310,20 @@ struct Table {
     newest: u32,
     oldest: u32,
     forgotten: u64,
+    farm: Option<Farm>,
 }
 
 impl Table {
-    fn new(shape: Shape) -> Table {
+    fn new(shape: Shape, farm: Option<Farm>) -> Table {
         let (index, entries, free) = (HashMap::new(), Vec::new(), Vec::new());
-        Table { shape, index, entries, free, newest: NONE, oldest: NONE, forgotten: 0 }
+        Table { shape, index, entries, free, newest: NONE, oldest: NONE, forgotten: 0, farm }
     }
 
     fn offer(&mut self, addr: IpAddr, limit: u32, may_pass: bool, now: Duration) -> u32 {
         let (client, slot) = (self.shape.client(addr), self.shape.slot(now));
+        if let Some(farm) = self.farm.as_mut().filter(|farm| !farm.is_reached) {
+            farm.alone += 1;
+        }
         let place = match self.index.get(&client).copied() {
             Some(place) => {
                 self.unlink(place);
@@ -251,9 +334,13 @@ impl Table {
             None => self.add(client, slot),
         };
         self.link_newest(place);
-        let ring = &mut self.entries[place as usize].ring;
-        ring.advance(slot);
-        ring.offer(limit, may_pass)
+        let entry = &mut self.entries[place as usize];
+        entry.advance(slot);
+        let strike = entry.offer(limit, may_pass);
+        if strike == 0 && may_pass {
+            self.changed(place);
+        }
+        strike
     }
 
     fn take_back(&mut self, addr: IpAddr) {
@@ -275,7 +362,7 @@ impl Table {
             self.forgotten += 1;
         }
         let ring = Ring { slot, ..Ring::default() };
-        let entry = Entry { client, newer: NONE, older: NONE, ring };
+        let entry = Entry { client, newer: NONE, older: NONE, ring, share: None };
         let place = match self.free.pop() {
             Some(place) => {
                 self.entries[place as usize] = entry;
@@ -302,6 +389,7 @@ impl Table {
     fn forget_oldest(&mut self) {
         let place = self.oldest;
         self.unlink(place);
+        self.unshare(place);
         self.index.remove(&self.entries[place as usize].client);
         self.free.push(place);
     }

@@ -45,9 +45,11 @@ struct State {
     is_seen: bool,
 }
 
-/// Replays the policy; every mail server has its own greypit.
+/// Replays the policy; every mail server has its own greypit. Those of a farm count as one, at once.
 pub(super) fn replay(log: &Log, policy: &Policy, config: &config::Client) -> Outcome {
-    let servers: Vec<Clients> = (0..log.servers).map(|_| Clients::new(config)).collect();
+    let farm = config.scope == config::Scope::Farm;
+    let config = config::Client { scope: config::Scope::Node, ..config.clone() };
+    let servers: Vec<Clients> = (0..log.servers).map(|_| Clients::new(&config)).collect();
     let mut states = vec![State::default(); log.connections.len()];
     let mut clients = vec![Tally::default(); log.clients.len()];
     let mut held = Held::new(log.connections.len());
@@ -58,7 +60,8 @@ pub(super) fn replay(log: &Log, policy: &Policy, config: &config::Client) -> Out
         let (state, tally) = (&mut states[mail.connection as usize], &mut clients[connection.client as usize]);
         tally.connections += u64::from(!std::mem::replace(&mut state.is_seen, true));
         tally.messages += 1;
-        let decision = policy.decide(&log.subject(mail), &mut state.counts, &servers[connection.server as usize], now);
+        let server = if farm { 0 } else { connection.server as usize };
+        let decision = policy.decide(&log.subject(mail), &mut state.counts, &servers[server], now);
         if decision.verdict == Ending::Accept {
             continue;
         }
