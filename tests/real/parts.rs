@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use support::kafka::Kafka;
 use support::proxy::{FaultProxy, Mode};
 use support::rsyslog::{Forward, Over, Rsyslog};
 use support::s3::{S3Client, S3Server, between};
@@ -114,6 +115,46 @@ fn s3_stores_what_a_lost_answer_was_about() {
     proxy.next_uploads(1, Mode::CutUploadAfter(100_000));
     assert_eq!(s3.put("part", &[IF_ABSENT], &vec![b'x'; 1_000_000]).status, 0);
     assert_eq!(s3.list(""), ["key"]);
+}
+
+#[test]
+fn kafka_keeps_messages_while_any_one_broker_is_away() {
+    let mut kafka = Kafka::start_with(3, &[]);
+    kafka.create_topic("topic", 2, &[("max.message.bytes", "2000")]);
+    let value = |text: &str| text.as_bytes().to_vec();
+    let say = |kafka: &Kafka, text: &str| kafka.send("topic", 1, "key", &[("id", text)], &value(text));
+    say(&kafka, "first");
+    for number in 0..kafka.count() {
+        kafka.kill(number);
+        say(&kafka, &format!("without {number}"));
+        kafka.spawn(number);
+        kafka.wait_whole();
+        kafka.cut(number);
+        assert!(!kafka.answers(number));
+        // It may go on as the leader, unreachable, so that messages wait.
+        std::thread::scope(|scope| {
+            scope.spawn(|| say(&kafka, &format!("with {number} cut off")));
+            kafka.mend(number);
+        });
+        kafka.wait_whole();
+    }
+    kafka.signal(0, "STOP");
+    say(&kafka, "while one sleeps");
+    kafka.signal(0, "CONT");
+    kafka.wait_whole();
+    let texts: Vec<_> = kafka.messages("topic").into_iter().map(|message| message.value).collect();
+    let mut expected = vec!["first".to_owned()];
+    expected.extend((0..3).flat_map(|number| [format!("without {number}"), format!("with {number} cut off")]));
+    expected.push("while one sleeps".to_owned());
+    assert_eq!(texts, expected);
+    assert_eq!(kafka.ends("topic"), [(0, 0), (1, 8)].into());
+    assert_eq!(kafka.committed("group", "topic"), [].into());
+    kafka.reset("group", "topic", 3);
+    assert_eq!(kafka.committed("group", "topic"), [(0, 3), (1, 3)].into());
+    kafka.terminate(1);
+    assert_eq!(kafka.messages("topic").len(), 8);
+    kafka.delete_topic("topic");
+    assert!(kafka.topics().is_empty());
 }
 
 #[test]

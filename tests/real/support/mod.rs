@@ -1,5 +1,6 @@
 //! The real parts that tests start: a sendmail, a Postfix, an rsyslogd, mail
-//! destinations, an S3 server, and a proxy that breaks connections.
+//! destinations, an S3 server, an Apache Kafka, and a proxy that breaks
+//! connections.
 //!
 //! Each part is a child process (or a thread) with a folder of its own, on
 //! loopback ports that were free when it started. A part is ready when its
@@ -18,6 +19,8 @@ pub(crate) mod daemon;
 pub(crate) mod filtered;
 pub(crate) mod flood;
 pub(crate) mod greypit;
+pub(crate) mod kafka;
+pub(crate) mod link;
 pub(crate) mod machine;
 pub(crate) mod maillog;
 pub(crate) mod net;
@@ -43,7 +46,7 @@ use std::time::{Duration, Instant};
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
 /// The folder of what `tests/run.sh` built and unpacked: `debian/` holds the
-/// unpacked packages, `bin/` the S3 server.
+/// unpacked packages, `bin/` the S3 server, `kafka/` Kafka's jars.
 pub(crate) fn parts_dir() -> PathBuf {
     let cache = std::env::var_os("GREYPIT_CACHE").map(PathBuf::from);
     let cache = cache.unwrap_or_else(|| {

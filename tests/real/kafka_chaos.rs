@@ -1,0 +1,2 @@
+mod support;
+#[test] fn a() {}
