@@ -32,8 +32,11 @@
 //! Cuts are small and never deleted by greypit. A lifecycle rule of the bucket may delete them once they are older than
 //! the topics' retention.
 
+mod ask;
 pub mod config;
+mod errors;
 pub mod produce;
+mod properties;
 pub mod ship;
 pub mod topics;
 
