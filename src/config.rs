@@ -99,6 +99,14 @@ impl Config {
         kinds
     }
 
+    /// The topics that must be there. A node that only ships finds those that are, but may be the first of a farm to start.
+    pub fn topics(&self) -> Vec<kafka::topics::Wanted> {
+        match self.is(Role::Collect) || self.kafka.topics.create {
+            true => self.kinds().into_iter().map(|kind| kafka::topics::Wanted::of_kind(&self.kafka, kind)).collect(),
+            false => Vec::new(),
+        }
+    }
+
     fn validate_roles(&self) -> greypit_pipeline::Result<()> {
         let refuse =
             |problem: &str| Err(greypit_pipeline::Error::Config { key: "roles".into(), problem: problem.into() });

@@ -80,7 +80,7 @@ impl Gateway {
             false => None,
         };
         let topics_wait = match config.kafka.is_on() {
-            true => kafka::topics::prepare(&config.kafka, topics(config), &health).await.map_err(locate)?,
+            true => kafka::topics::prepare(&config.kafka, config.topics(), &health).await.map_err(locate)?,
             false => None,
         };
         let http = http::bind(&config.http).await.map_err(locate)?;
@@ -260,14 +260,6 @@ impl Collecting {
             }
         }
         self.pipeline.drain().await
-    }
-}
-
-/// The topics that must be there. A node that only ships finds those that are, but may be the first of the farm to start.
-fn topics(config: &Config) -> Vec<kafka::topics::Wanted> {
-    match config.is(Role::Collect) || config.kafka.topics.create {
-        true => config.kinds().into_iter().map(|kind| kafka::topics::Wanted::of_kind(&config.kafka, kind)).collect(),
-        false => Vec::new(),
     }
 }
 

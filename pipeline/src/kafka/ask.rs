@@ -16,6 +16,7 @@ use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext}
 
 use super::Config;
 use super::errors::{Class, Problem};
+use super::rights;
 
 /// How long a question may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +32,6 @@ pub(crate) struct Ask<'a> {
     config: &'a Config,
     /// Which brokers, for messages.
     brokers: String,
-    #[allow(dead_code, reason = "`check --connect` follows")]
     client: BaseProducer<Listener>,
     metadata: Metadata,
 }
@@ -39,8 +39,6 @@ pub(crate) struct Ask<'a> {
 /// One broker, as it tells others to reach it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Broker {
-    #[allow(dead_code, reason = "`check --connect` follows")]
-    pub(crate) id: i32,
     pub(crate) address: String,
 }
 
@@ -132,7 +130,6 @@ impl<'a> Ask<'a> {
     /// The brokers that run.
     pub(crate) fn brokers(&self) -> Vec<Broker> {
         let broker = |broker: &rdkafka::metadata::MetadataBroker| Broker {
-            id: broker.id(),
             address: format!("{}:{}", broker.host(), broker.port()),
         };
         let mut brokers: Vec<Broker> = self.metadata.brokers().iter().map(broker).collect();
@@ -173,18 +170,41 @@ impl<'a> Ask<'a> {
 
     /// Makes topics. One that is there meanwhile is fine, whoever made it.
     pub(crate) async fn create(&self, topics: &[New]) -> Result<(), Problem> {
+        for topic in self.create_with(topics, &options()).await? {
+            tracing::info!(topic, "topic created");
+        }
+        Ok(())
+    }
+
+    /// Whether topics could be made; makes none.
+    pub(crate) async fn try_create(&self, topics: &[New]) -> Result<(), Problem> {
+        self.create_with(topics, &options().validate_only(true)).await.map(drop)
+    }
+
+    /// What may be done with these topics. Blocks.
+    pub(crate) fn rights_on_topics(&self, names: &[String]) -> Result<Vec<rights::Rights>, Problem> {
+        let rights = rights::of_topics(self.client.client(), names);
+        rights.map_err(|code| Problem::of_code("see the rights on topics", code))
+    }
+
+    /// What may be done with this group. Blocks.
+    pub(crate) fn rights_on_group(&self, group: &str) -> rights::Rights {
+        rights::of_group(self.client.client(), group)
+    }
+
+    async fn create_with(&self, topics: &[New], options: &AdminOptions) -> Result<Vec<String>, Problem> {
         let admin = self.admin()?;
         let wanted: Vec<NewTopic<'_>> = topics.iter().map(New::native).collect();
-        let answers =
-            admin.create_topics(&wanted, &options()).await.map_err(|error| Problem::of("create topics", &error))?;
-        for answer in answers {
+        let answers = admin.create_topics(&wanted, options).await;
+        let mut created = Vec::new();
+        for answer in answers.map_err(|error| Problem::of("create topics", &error))? {
             match answer {
-                Ok(topic) => tracing::info!(topic, "topic created"),
+                Ok(topic) => created.push(topic),
                 Err((_, Code::TopicAlreadyExists)) => {}
                 Err((topic, code)) => return Err(refused_topic(&topic, code)),
             }
         }
-        Ok(())
+        Ok(created)
     }
 
     fn admin(&self) -> Result<AdminClient<Listener>, Problem> {

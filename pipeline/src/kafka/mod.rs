@@ -33,10 +33,12 @@
 //! the topics' retention.
 
 mod ask;
+pub mod check;
 pub mod config;
 mod errors;
 pub mod produce;
 mod properties;
+mod rights;
 pub mod ship;
 pub mod topics;
 

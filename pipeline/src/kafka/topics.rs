@@ -53,9 +53,29 @@ impl Wanted {
         Wanted { name: config.topic(kind), partitions: config.topics.partitions, properties }
     }
 
+    /// Whether it keeps the last message of each key instead of all of them for a time.
+    pub(crate) fn is_compacted(&self) -> bool {
+        self.properties.iter().any(|(name, value)| *name == "cleanup.policy" && value.contains("compact"))
+    }
+
+    /// A compacted topic of events would keep the last one of each key: of each node.
+    pub(crate) fn check_policy(&self, settings: &BTreeMap<String, String>) -> std::result::Result<(), Problem> {
+        let compacted = settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
+        if !compacted || self.is_compacted() {
+            return Ok(());
+        }
+        let name = &self.name;
+        let line = format!(
+            "topic {name} has cleanup.policy=compact and would keep only the last event of each node; set it to delete \
+             (kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=delete), or \
+             choose another kafka.topic_prefix"
+        );
+        Err(Problem::new(Class::InvalidConfig, line))
+    }
+
     /// With as many copies as the config says or `brokers` allow. Where there are three, two must have a message before
     /// it counts as written: one broker may be lost, or be away for its update, and nothing is lost or held up.
-    fn to_make(&self, config: &Config, brokers: usize) -> New {
+    pub(crate) fn to_make(&self, config: &Config, brokers: usize) -> New {
         let brokers = i32::try_from(brokers).unwrap_or(i32::MAX).max(1);
         let replication = match config.topics.replication {
             0 => COPIES.min(brokers),
@@ -138,9 +158,8 @@ async fn make_missing(ask: &Ask<'_>, config: &Config, wanted: &[Wanted]) -> std:
     let there = ask.topics();
     let (present, missing): (Vec<&Wanted>, Vec<&Wanted>) =
         wanted.iter().partition(|topic| there.contains_key(&topic.name));
-    let names: Vec<String> = present.iter().map(|topic| topic.name.clone()).collect();
-    if !names.is_empty() {
-        check_present(ask, &names).await?;
+    if !present.is_empty() {
+        check_present(ask, &present).await?;
     }
     for topic in present {
         let partitions = there[&topic.name].partitions;
@@ -156,35 +175,24 @@ async fn make_missing(ask: &Ask<'_>, config: &Config, wanted: &[Wanted]) -> std:
     }
 }
 
-/// A compacted topic keeps the last message of each key: of each node.
-async fn check_present(ask: &Ask<'_>, names: &[String]) -> std::result::Result<(), Problem> {
-    for (name, settings) in ask.settings(names).await? {
-        match settings {
-            Ok(settings) => check_policy(&name, &settings)?,
+async fn check_present(ask: &Ask<'_>, present: &[&Wanted]) -> std::result::Result<(), Problem> {
+    let names: Vec<String> = present.iter().map(|topic| topic.name.clone()).collect();
+    let mut settings = ask.settings(&names).await?;
+    for topic in present {
+        match settings.remove(&topic.name) {
+            Some(Ok(settings)) => topic.check_policy(&settings)?,
             // A user that may only write cannot know.
-            Err(problem) => tracing::debug!(topic = name, problem = problem.line, "settings cannot be seen"),
+            Some(Err(problem)) => {
+                tracing::debug!(topic = topic.name, problem = problem.line, "settings cannot be seen")
+            }
+            None => {}
         }
     }
     Ok(())
 }
 
-fn check_policy(name: &str, settings: &BTreeMap<String, String>) -> std::result::Result<(), Problem> {
-    let compacted = settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
-    match compacted && !name.ends_with("milter-clients") {
-        true => Err(Problem::new(
-            Class::InvalidConfig,
-            format!(
-                "topic {name} has cleanup.policy=compact and would keep only the last event of each node; set it to \
-                 delete (kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config \
-                 cleanup.policy=delete), or choose another kafka.topic_prefix"
-            ),
-        )),
-        false => Ok(()),
-    }
-}
-
 /// Which topics are missing, and the command that makes them.
-fn missing_line(brokers: &str, new: &[New]) -> String {
+pub(crate) fn missing_line(brokers: &str, new: &[New]) -> String {
     let names: Vec<&str> = new.iter().map(|topic| topic.name.as_str()).collect();
     let command = new.first().map(|first| {
         let settings = first.properties.iter().map(|(name, value)| format!(" --config {name}={value}"));
@@ -273,11 +281,13 @@ mod tests {
     }
 
     #[test]
-    fn a_compacted_topic_is_a_mistake() {
+    fn a_compacted_topic_of_events_is_a_mistake() {
         let policy = |policy: &str| BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]);
-        check_policy("greypit.to", &policy("delete")).unwrap();
-        check_policy("greypit.milter-clients", &policy("compact,delete")).unwrap();
-        let problem = check_policy("greypit.to", &policy("compact,delete")).unwrap_err();
+        let events = Wanted::of_kind(&at("a"), KINDS[0]);
+        let counts = Wanted { properties: vec![("cleanup.policy", "compact,delete".into())], ..events.clone() };
+        events.check_policy(&policy("delete")).unwrap();
+        counts.check_policy(&policy("compact,delete")).unwrap();
+        let problem = events.check_policy(&policy("compact,delete")).unwrap_err();
         assert!(problem.is_definite() && problem.line.contains("only the last event of each node"));
     }
 }
