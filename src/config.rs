@@ -16,6 +16,9 @@ use crate::collect::{milter, privacy};
 use crate::http;
 use crate::logging;
 
+/// Windows for which a topic must keep messages at the very least.
+const WINDOWS_RETAINED_MIN: u32 = 4;
+
 /// Everything that `greypit run` needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -96,12 +99,21 @@ impl Config {
         kinds
     }
 
+    /// The topics that must be there. A node that only ships finds those that are, but may be the first of a farm to start.
+    pub fn topics(&self) -> Vec<kafka::topics::Wanted> {
+        match self.is(Role::Collect) || self.kafka.topics.create {
+            true => self.kinds().into_iter().map(|kind| kafka::topics::Wanted::of_kind(&self.kafka, kind)).collect(),
+            false => Vec::new(),
+        }
+    }
+
     fn validate_roles(&self) -> greypit_pipeline::Result<()> {
         let refuse =
             |problem: &str| Err(greypit_pipeline::Error::Config { key: "roles".into(), problem: problem.into() });
         match (self.is(Role::Collect), self.is(Role::Ship)) {
             (false, false) => refuse("must name at least one of \"collect\" and \"ship\""),
-            (true, true) => Ok(()),
+            (true, true) if self.roles.len() == 2 => Ok(()),
+            _ if self.roles.len() > 1 => refuse("names a role twice"),
             _ if self.kafka.is_on() => Ok(()),
             _ => refuse("one role alone needs [kafka] brokers: without Kafka a node ships what it collects"),
         }
@@ -111,6 +123,35 @@ impl Config {
         if self.milter.client.scope == greypit_milter::config::Scope::Farm && !self.kafka.is_on() {
             let problem = "\"farm\" needs [kafka] brokers: through them the nodes tell each other what passed";
             return Err(greypit_pipeline::Error::Config { key: "milter.client.scope".into(), problem: problem.into() });
+        }
+        Ok(())
+    }
+
+    /// What the sections must be for events to go through Kafka.
+    fn validate_kafka(&self) -> greypit_pipeline::Result<()> {
+        self.kafka.validate()?;
+        if !self.kafka.is_on() {
+            return Ok(());
+        }
+        let refuse = |key: &str, problem: String| Err(greypit_pipeline::Error::Config { key: key.into(), problem });
+        if self.batch.key.contains("{node}") {
+            let problem = "'{node}' has no place with Kafka, where an object holds the events of several nodes; {part} \
+                           tells objects apart, and each record names its node";
+            return refuse("batch.key", problem.into());
+        }
+        let (retention, window) = (self.kafka.topics.retention, self.batch.window);
+        if retention.0 < window.0 * WINDOWS_RETAINED_MIN {
+            let problem = format!(
+                "{retention} is too short for batch.window = \"{window}\": what Kafka deletes before it is shipped is \
+                 lost; at least {WINDOWS_RETAINED_MIN} windows"
+            );
+            return refuse("kafka.topics.retention", problem);
+        }
+        if !self.is(Role::Collect) {
+            let unused = [("milter.listen", self.milter.listen.is_empty()), ("maillog", self.maillog.is_empty())];
+            if let Some((key, _)) = unused.into_iter().find(|(_, is_empty)| !is_empty) {
+                return refuse(key, "says nothing on a node without the role \"collect\"".into());
+            }
         }
         Ok(())
     }
@@ -128,6 +169,8 @@ impl Config {
         if self.privacy.key != other.privacy.key && !keys.iter().any(|key| key == "privacy.key") {
             keys.push("privacy.key".to_owned());
         }
+        let secrets = self.kafka.properties.changed_secrets(&other.kafka.properties);
+        keys.extend(secrets.iter().map(|name| format!("kafka.properties.{name}")));
         keys.retain(|key| {
             key != "log.level"
                 && !greypit_milter::Config::takes_while_running(key)
@@ -234,7 +277,7 @@ impl Loaded {
             config.spool.validate(),
             config.batch.validate(),
             config.store.validate(),
-            config.kafka.validate(),
+            config.validate_kafka(),
             config.validate_roles(),
             config.validate_farm(),
             config.http.validate(),
@@ -322,25 +365,35 @@ fn line_at(text: &str, offset: usize) -> usize {
     text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// The line in which `key` (`batch.window`, `maillog[1].path`) stands, or the nearest table above it.
+/// The line in which `key` (`batch.window`, `maillog[1].path`) stands, or the nearest table above it. A quoted name may
+/// itself have dots: `kafka.properties.sasl.password` is found in `[kafka.properties]` as `"sasl.password"` too.
 fn line_of(text: &str, key: &str) -> Option<usize> {
     use toml::de::{DeTable, DeValue};
     let document = DeTable::parse(text).ok()?;
     let mut line = None;
     let mut table: &DeTable<'_> = document.get_ref();
-    for step in key.split('.') {
-        let (name, index) = match step.split_once('[') {
-            Some((name, index)) => (name, index.trim_end_matches(']').parse().unwrap_or(0)),
-            None => (step, 0_usize),
+    let mut rest = key;
+    while !rest.is_empty() {
+        let after = |name: &str| {
+            let after = rest.strip_prefix(name)?;
+            (after.is_empty() || after.starts_with(['.', '['])).then_some(after)
         };
-        let Some((found, value)) = table.iter().find(|(found, _)| found.get_ref() == name) else { break };
-        line = Some(line_at(text, found.span().start));
-        let mut value = value;
+        let found = table.iter().filter_map(|(name, value)| Some((name, value, after(name.get_ref())?)));
+        let Some((name, mut value, mut after)) = found.min_by_key(|(_, _, after)| after.len()) else { break };
+        line = Some(line_at(text, name.span().start));
+        let index = match after.strip_prefix('[').and_then(|index| index.split_once(']')) {
+            Some((index, beyond)) => {
+                after = beyond;
+                index.parse().unwrap_or(0)
+            }
+            None => 0_usize,
+        };
         if let DeValue::Array(values) = value.get_ref() {
             let Some(element) = values.get(index) else { break };
             line = Some(line_at(text, element.span().start));
             value = element;
         }
+        rest = after.trim_start_matches('.');
         match value.get_ref() {
             DeValue::Table(inner) => table = inner,
             _ => break,
@@ -422,6 +475,48 @@ mod tests {
             (
                 "[milter]\nheaders = [\"To\"]\n[privacy]\nhash_local_part = true\nkey = \"0123456789abcdef\"\n",
                 "greypit.toml:2: milter.headers: 'To' names people",
+            ),
+            ("roles = [\"ship\"]\n", "greypit.toml:1: roles: one role alone needs [kafka] brokers"),
+            ("roles = []\n", "greypit.toml:1: roles: must name at least one of"),
+            ("roles = [\"collect\", \"collect\"]\n", "greypit.toml:1: roles: names a role twice"),
+            (
+                "roles = [\"ship\"]\n[milter]\nlisten = [\"unix:x\"]\n[kafka]\nbrokers = \"a:1\"\n",
+                "greypit.toml:3: milter.listen: says nothing on a node without the role",
+            ),
+            ("[kafka]\ngroup = \"x\"\n", "greypit.toml:1: kafka.brokers: is empty while other keys"),
+            ("[kafka]\nbrokers = \"a:x\"\n", "greypit.toml:2: kafka.brokers: 'a:x' has no port"),
+            (
+                "[batch]\nkey = \"{kind}/{node}-{part}.json{ext}\"\n[kafka]\nbrokers = \"a:1\"\n",
+                "greypit.toml:2: batch.key: '{node}' has no place with Kafka",
+            ),
+            (
+                "[batch]\nwindow = \"1d\"\n[kafka]\nbrokers = \"a:1\"\n[kafka.topics]\nretention = \"2d\"\n",
+                "greypit.toml:6: kafka.topics.retention: 2d is too short for batch.window = \"1d\"",
+            ),
+            (
+                "[kafka]\nbrokers = \"a:1\"\n\n[kafka.properties]\nlinger.mz = 5\n",
+                "greypit.toml:5: kafka.properties.linger.mz: librdkafka knows no such property",
+            ),
+            (
+                "[kafka]\nbrokers = \"a:1\"\n[kafka.properties]\nsocket.nagle.disable = true\n\"linger.ms\" = \"x\"\n",
+                "greypit.toml:5: kafka.properties.linger.ms: Invalid value",
+            ),
+            (
+                "[kafka]\nbrokers = \"a:1\"\n[kafka.properties]\n\"acks\" = 1\n",
+                "greypit.toml:4: kafka.properties.acks: cannot be set here: leave it out",
+            ),
+            (
+                "[kafka]\nbrokers = \"a:1\"\n[kafka.properties]\nsasl.password = [\"0123456789abcdef\"]\n",
+                "greypit.toml:4: kafka.properties.sasl.password: a list is written as librdkafka wants it",
+            ),
+            (
+                "[kafka]\nbrokers = \"a:1\"\n[kafka.properties]\nssl.ca.location = \"/x\"\n",
+                "greypit.toml:4: kafka.properties.ssl.ca.location: says nothing without security.protocol",
+            ),
+            (
+                "[kafka]\nbrokers = \"a:1\"\n[kafka.properties]\nsecurity.protocol = \"sasl_ssl\"\n\
+                 sasl.mechanism = \"PLAIN\"\nsasl.password = \"***\"\n",
+                "greypit.toml:6: kafka.properties.sasl.password: '***' is what `greypit check` prints",
             ),
         ] {
             let error = load(text).unwrap_err();
@@ -526,5 +621,24 @@ mod tests {
         assert_eq!(old.changed_keys(&new), ["privacy.key"]);
         assert_eq!(old.changed_keys(&with("0123456789abcdef")), [""; 0]);
         assert_eq!(load("[privacy]\nkey = \"x\"\n").unwrap().changed_keys(&load("").unwrap()), ["privacy.key"]);
+    }
+
+    #[test]
+    fn secrets_of_kafka_are_never_shown_and_their_change_is() {
+        let with = |password: &str| {
+            let sasl =
+                format!("sasl.mechanism = \"PLAIN\"\nsasl.username = \"g\"\n\"sasl.password\" = \"{password}\"\n");
+            let text =
+                format!("[kafka]\nbrokers = \"a:1\"\n[kafka.properties]\nsecurity.protocol = \"sasl_ssl\"\n{sasl}");
+            load(&text).unwrap()
+        };
+        let (old, new) = (with("hunter2"), with("hunter3"));
+        let printed = toml::to_string_pretty(&old).unwrap();
+        for text in [printed.clone(), format!("{old:?}")] {
+            assert!(text.contains("***") && !text.contains("hunter2"), "{text}");
+        }
+        assert_eq!(load(&printed.replace("***", "hunter2")).unwrap(), old);
+        assert_eq!(old.changed_keys(&new), ["kafka.properties.sasl.password"]);
+        assert_eq!(old.changed_keys(&with("hunter2")), [""; 0]);
     }
 }

@@ -37,6 +37,8 @@ pub struct Gateway {
     shipper: Option<kafka::ship::Shipper>,
     /// Where the store was away at the start.
     store_waits: Option<JoinHandle<()>>,
+    /// Where the brokers were away at the start.
+    topics_wait: Option<JoinHandle<()>>,
     http: Option<JoinHandle<()>>,
     stop_http: CancellationToken,
     addresses: Vec<String>,
@@ -77,9 +79,10 @@ impl Gateway {
             true => try_store(&store, &health).await.map_err(locate)?,
             false => None,
         };
-        if config.kafka.is_on() {
-            kafka::topics::prepare(&config.kafka, &config.kinds()).await.map_err(locate)?;
-        }
+        let topics_wait = match config.kafka.is_on() {
+            true => kafka::topics::prepare(&config.kafka, config.topics(), &health).await.map_err(locate)?,
+            false => None,
+        };
         let http = http::bind(&config.http).await.map_err(locate)?;
         process::raise_descriptor_limit();
         let sockets = match config.is(Role::Collect) {
@@ -120,7 +123,7 @@ impl Gateway {
         let observe = Arc::new(move || observe.iter().for_each(|observe| observe()));
         let sources = http::Sources { registry, health, observe };
         let http = http.map(|http| tokio::spawn(http.serve(sources, stop_http.clone())));
-        Ok(Gateway { collecting, shipper, store_waits, http, stop_http, addresses, store })
+        Ok(Gateway { collecting, shipper, store_waits, topics_wait, http, stop_http, addresses, store })
     }
 
     /// What it listens on and follows, a line each.
@@ -144,9 +147,7 @@ impl Gateway {
 
     /// Ends in order; see the module.
     pub async fn stop(self) -> Drained {
-        if let Some(store_waits) = self.store_waits {
-            store_waits.abort();
-        }
+        self.store_waits.iter().chain(&self.topics_wait).for_each(JoinHandle::abort);
         let collected = match self.collecting {
             Some(collecting) => collecting.stop().await,
             None => Drained::Shipped,

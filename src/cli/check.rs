@@ -1,24 +1,166 @@
-//! `greypit check`: the effective configuration, after all checks that need no network.
+//! `greypit check`: the effective configuration, after all checks that need no network; with `--connect` also whether the
+//! brokers and the store it names are there, fit and allowed.
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use super::{EXIT_DONE, Stop, end};
+use bytes::Bytes;
+use greypit_pipeline::kafka::{self, check::Finding, check::Verdict};
+use greypit_pipeline::store::{Object, Put, Store};
+use serde::Serialize;
+
+use super::{EXIT_DONE, EXIT_NO, Stop, block_on, end, printable};
 use crate::collect::syslog::listen::tls;
-use crate::config::Loaded;
+use crate::config::{Config, Loaded, Role};
 
-pub(crate) fn run(loaded: &Loaded) -> ExitCode {
-    end("check", print(loaded, &mut std::io::stdout()))
+const EXAMPLES: &str = "\
+Examples:
+  greypit check --config /etc/greypit/greypit.toml
+  greypit check --connect > /dev/null       are brokers and store there, fit and allowed?
+  greypit check --connect --json | jq 'select(.verdict == \"wrong\")'
+Exit codes: 0 all is fine, 1 --connect found something wrong, 2 the config is wrong.";
+
+/// How long the store may take for one answer.
+const STORE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What shows whether the store refuses to overwrite. It stays there: nothing that greypit writes is ever deleted by it.
+const PROBE: &str = "_cut/_check";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Also try the brokers and the store, a line each on stderr; only the object _cut/_check is written
+    #[arg(long)]
+    connect: bool,
+    /// What --connect finds as JSON on stdout, a line each, instead of the config
+    #[arg(long, requires = "connect")]
+    json: bool,
 }
 
-fn print(loaded: &Loaded, out: &mut impl Write) -> Result<u8, Stop> {
-    let syslog = &loaded.config.syslog;
-    if !syslog.tls_cert.is_empty() {
-        tls::read(syslog).map_err(|error| Stop::Say(loaded.locate(&error).to_string()))?;
+impl Args {
+    pub(crate) fn run(&self, loaded: &Loaded) -> ExitCode {
+        end("check", self.check(loaded))
     }
-    let text = toml::to_string_pretty(&loaded.config)
-        .map_err(|error| Stop::Say(format!("the config cannot be printed: {error}")))?;
+
+    fn check(&self, loaded: &Loaded) -> Result<u8, Stop> {
+        let locate = |error: greypit_pipeline::Error| Stop::Say(loaded.locate(&error).to_string());
+        let (config, out) = (&loaded.config, &mut std::io::stdout());
+        if !config.syslog.tls_cert.is_empty() {
+            tls::read(&config.syslog).map_err(locate)?;
+        }
+        if config.kafka.is_on() {
+            kafka::topics::try_properties(&config.kafka).map_err(locate)?;
+        }
+        if !self.json {
+            print(config, out)?;
+        }
+        if !self.connect {
+            return Ok(EXIT_DONE);
+        }
+        let store = Store::open(&config.store).map_err(locate)?;
+        let mut found = Vec::new();
+        let work = async {
+            found = connect(config, &store).await;
+            ExitCode::SUCCESS
+        };
+        if block_on(work) != ExitCode::SUCCESS {
+            return Err(Stop::Say("the connections could not be tried".into()));
+        }
+        for finding in &found {
+            match self.json {
+                true => writeln!(out, "{}", Line::of(finding).json())?,
+                false => eprintln!("{}", Line::of(finding).text()),
+            }
+        }
+        let wrong = found.iter().any(|finding| matches!(finding.verdict, Verdict::Wrong(_)));
+        Ok(if wrong { EXIT_NO } else { EXIT_DONE })
+    }
+}
+
+fn print(config: &Config, out: &mut impl Write) -> Result<(), Stop> {
+    let text =
+        toml::to_string_pretty(config).map_err(|error| Stop::Say(format!("the config cannot be printed: {error}")))?;
     out.write_all(text.as_bytes())?;
     out.flush()?;
-    Ok(EXIT_DONE)
+    Ok(())
+}
+
+/// A finding as it is printed.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    verdict: &'static str,
+    about: &'a str,
+    line: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn of(finding: &'a Finding) -> Line<'a> {
+        let (verdict, line) = match &finding.verdict {
+            Verdict::Ok(line) => ("ok", line),
+            Verdict::Note(line) => ("note", line),
+            Verdict::Wrong(line) => ("wrong", line),
+        };
+        Line { verdict, about: &finding.about, line }
+    }
+
+    fn text(&self) -> String {
+        format!("{:<5}  {}: {}", self.verdict, printable(self.about), printable(self.line))
+    }
+
+    fn json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+async fn connect(config: &Config, store: &Store) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if config.kafka.is_on() {
+        let does = kafka::check::Does {
+            collect: config.is(Role::Collect),
+            ship: config.is(Role::Ship),
+            window: config.batch.window,
+        };
+        found.extend(kafka::check::check(&config.kafka, &config.topics(), does).await);
+    }
+    // A node that only collects never touches the store.
+    if config.is(Role::Ship) {
+        let about = format!("store {}", store.url());
+        let tried = tokio::time::timeout(STORE_PATIENCE, try_store(store)).await;
+        found.push(match tried {
+            Ok(Ok(line)) => Finding::ok(about, line),
+            Ok(Err(problem)) => Finding::wrong(about, problem),
+            Err(_) => Finding::wrong(about, "does not answer"),
+        });
+        let several = config.kafka.is_on() && matches!(store, Store::Dir(_));
+        found.extend(several.then(|| {
+            Finding::note(
+                format!("store {}", store.url()),
+                "is a directory: all nodes with the role \"ship\" must share it, or each event is in the folder of one",
+            )
+        }));
+    }
+    found
+}
+
+/// Whether the store can be written to and read, and keeps its word never to overwrite, on which exactly-once stands.
+async fn try_store(store: &Store) -> Result<&'static str, String> {
+    let told = |error: greypit_pipeline::store::StoreError| error.to_string();
+    store.check().await.map_err(told)?;
+    let probe = Object {
+        bytes: Bytes::from_static(b"written by greypit check --connect; may be deleted\n"),
+        content_type: "text/plain",
+        metadata: Vec::new(),
+    };
+    if store.put_new(PROBE, &probe).await.map_err(told)? == Put::Created
+        && store.put_new(PROBE, &probe).await.map_err(told)? == Put::Created
+    {
+        return Err(
+            "overwrites what is there although asked not to (If-None-Match: * is ignored): events could be lost \
+                    or be there twice; use a store or a version of it that knows conditional writes"
+                .into(),
+        );
+    }
+    store.get(PROBE).await.map_err(told)?;
+    Ok("can be written and read, and never overwrites")
 }

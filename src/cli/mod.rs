@@ -49,7 +49,7 @@ enum Command {
     /// Collect, spool and ship, until SIGTERM or Ctrl-C
     Run(run::Args),
     /// Check the config and print it with every default filled in
-    Check,
+    Check(check::Args),
     /// Turn log lines into records, without a gateway
     Parse(parse::Args),
     /// List objects
@@ -80,7 +80,7 @@ impl Cli {
             // Needs no config; one that is given may say that local parts are hidden.
             Command::Parse(args) => args.run(config()?.config.privacy.privacy()),
             Command::Run(args) => args.run(config()?),
-            Command::Check => check::run(&config()?),
+            Command::Check(args) => args.run(&config()?),
             Command::Ls(args) => block_on(args.run(store()?)),
             Command::Cat(args) => block_on(args.run(store()?)),
             Command::Top(args) => block_on(args.run(store()?)),

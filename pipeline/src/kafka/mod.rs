@@ -32,8 +32,13 @@
 //! Cuts are small and never deleted by greypit. A lifecycle rule of the bucket may delete them once they are older than
 //! the topics' retention.
 
+mod ask;
+pub mod check;
 pub mod config;
+mod errors;
 pub mod produce;
+mod properties;
+mod rights;
 pub mod ship;
 pub mod topics;
 
