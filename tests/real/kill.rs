@@ -15,7 +15,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use support::greypit::Greypit;
-use support::maillog::{Records, Rotation, Writer, Written, identity};
+use support::maillog::{Records, Rotation, Writer, differences, identity};
 use support::proxy::{FaultProxy, Mode};
 use support::random::{Random, seed};
 use support::s3::S3Server;
@@ -371,7 +371,7 @@ impl Run {
         // Not by a macro: the figures are to be seen where all is well, too.
         std::io::stderr().write_all(report.as_bytes()).expect("stderr");
 
-        let differences = differences(&written, &found);
+        let differences = differences(&written.records, &found);
         assert!(differences.is_empty(), "log and store differ:\n{}", differences.join("\n"));
         assert_eq!((verdict.lost, verdict.repeated, verdict.broken), (0, 0, 0), "{complaints}");
         assert_eq!(verdict.records, written.records.values().sum::<u64>());
@@ -387,26 +387,6 @@ fn hits(phases: &BTreeMap<Phase, u64>, phase: Phase) -> u64 {
 /// By the clock of the file system, which may be a tick ahead.
 fn is_just_before(written: SystemTime, killed: SystemTime) -> bool {
     killed.duration_since(written).unwrap_or_default() <= JUST_NOW
-}
-
-/// Where the records that were found are not those of the log.
-fn differences(written: &Written, found: &Records) -> Vec<String> {
-    let mut keys: Vec<_> = written.records.keys().chain(found.keys()).collect();
-    keys.sort();
-    keys.dedup();
-    let mut differences = Vec::new();
-    for key in keys {
-        let (expected, there) = (written.records.get(key).unwrap_or(&0), found.get(key).unwrap_or(&0));
-        if expected != there {
-            differences.push(format!("{there} instead of {expected}: {key}"));
-        }
-    }
-    let more = differences.len().saturating_sub(50);
-    differences.truncate(50);
-    if more > 0 {
-        differences.push(format!("and {more} more"));
-    }
-    differences
 }
 
 /// What is seen of one life of greypit.

@@ -42,10 +42,16 @@ pub(crate) struct Written {
 
 impl Writer {
     pub(crate) fn start(file: PathBuf, rotation: Rotation, random: Random) -> Self {
+        Self::start_slow(file, rotation, random, 1)
+    }
+
+    /// With pauses so many times as long.
+    pub(crate) fn start_slow(file: PathBuf, rotation: Rotation, random: Random, slowness: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let mut log = Log::new(file, rotation, random);
+            log.slowness = slowness;
             while !stopped.load(Ordering::Relaxed) {
                 log.burst();
             }
@@ -69,13 +75,14 @@ struct Log {
     /// Makes every line another one.
     number: u64,
     until_rotation: u64,
+    slowness: u32,
     written: Written,
 }
 
 impl Log {
     fn new(path: PathBuf, rotation: Rotation, random: Random) -> Self {
         let file = append(&path);
-        Self { path, rotation, random, file, number: 0, until_rotation: 50, written: Written::default() }
+        Self { path, rotation, random, file, number: 0, until_rotation: 50, slowness: 1, written: Written::default() }
     }
 
     /// Some lines at once and a pause; now and then a rotation.
@@ -93,7 +100,7 @@ impl Log {
             std::thread::sleep(self.random.millis(0..30));
             self.file.write_all(parts.1).expect("write the log");
         }
-        std::thread::sleep(self.random.millis(5..50));
+        std::thread::sleep(self.random.millis(5..50) * self.slowness);
         self.until_rotation -= 1;
         if self.until_rotation == 0 {
             let soon = self.random.chance(25);
@@ -214,6 +221,27 @@ pub(crate) fn identity(record: &serde_json::Value) -> String {
         "to" => format!("to {} {}", field("sendmailid"), field("dest")),
         kind => format!("{kind} {}", field("message")),
     }
+}
+
+/// Where the records that were found are not those that were expected, the
+/// first 50.
+pub(crate) fn differences(expected: &Records, found: &Records) -> Vec<String> {
+    let mut keys: Vec<_> = expected.keys().chain(found.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let mut differences = Vec::new();
+    for key in keys {
+        let (expected, there) = (expected.get(key).unwrap_or(&0), found.get(key).unwrap_or(&0));
+        if expected != there {
+            differences.push(format!("{there} instead of {expected}: {key}"));
+        }
+    }
+    let more = differences.len().saturating_sub(50);
+    differences.truncate(50);
+    if more > 0 {
+        differences.push(format!("and {more} more"));
+    }
+    differences
 }
 
 fn append(path: &Path) -> File {

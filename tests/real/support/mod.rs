@@ -16,6 +16,7 @@
 
 pub(crate) mod collector;
 pub(crate) mod daemon;
+pub(crate) mod farm;
 pub(crate) mod filtered;
 pub(crate) mod flood;
 pub(crate) mod greypit;
