@@ -1,2 +1,3 @@
 mod support;
-#[test] fn a() {}
+#[test]
+fn a() {}

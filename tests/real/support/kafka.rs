@@ -175,7 +175,8 @@ impl Kafka {
         let Ok(metadata) = client.fetch_metadata(None, Duration::from_secs(2)) else { return false };
         let partitions = || metadata.topics().iter().flat_map(|topic| topic.partitions());
         metadata.brokers().len() == self.brokers.len()
-            && partitions().all(|partition| partition.leader() >= 0 && partition.isr().len() == partition.replicas().len())
+            && partitions()
+                .all(|partition| partition.leader() >= 0 && partition.isr().len() == partition.replicas().len())
     }
 
     /// Whether all is as [`Self::wait_whole`] wants it.
