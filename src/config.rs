@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use greypit_milter::config::Scope;
 use greypit_pipeline::{Kind, batch, check_node, kafka, spool, store};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -13,6 +14,7 @@ use toml::{Table, Value};
 use crate::collect::maillog::tail;
 use crate::collect::syslog::listen as syslog;
 use crate::collect::{milter, privacy};
+use crate::farm;
 use crate::http;
 use crate::logging;
 
@@ -102,9 +104,18 @@ impl Config {
     /// The topics that must be there. A node that only ships finds those that are, but may be the first of a farm to start.
     pub fn topics(&self) -> Vec<kafka::topics::Wanted> {
         match self.is(Role::Collect) || self.kafka.topics.create {
-            true => self.kinds().into_iter().map(|kind| kafka::topics::Wanted::of_kind(&self.kafka, kind)).collect(),
+            true => {
+                let kinds = self.kinds().into_iter().map(|kind| kafka::topics::Wanted::of_kind(&self.kafka, kind));
+                kinds.chain(self.farm_topic()).collect()
+            }
             false => Vec::new(),
         }
+    }
+
+    fn farm_topic(&self) -> Option<kafka::topics::Wanted> {
+        let client = &self.milter.client;
+        let is_farm = self.is(Role::Collect) && client.scope == Scope::Farm && !self.milter.listen.is_empty();
+        is_farm.then(|| farm::topic(&self.kafka, client.window.0))
     }
 
     fn validate_roles(&self) -> greypit_pipeline::Result<()> {
@@ -120,7 +131,7 @@ impl Config {
     }
 
     fn validate_farm(&self) -> greypit_pipeline::Result<()> {
-        if self.milter.client.scope == greypit_milter::config::Scope::Farm && !self.kafka.is_on() {
+        if self.milter.client.scope == Scope::Farm && !self.kafka.is_on() {
             let problem = "\"farm\" needs [kafka] brokers: through them the nodes tell each other what passed";
             return Err(greypit_pipeline::Error::Config { key: "milter.client.scope".into(), problem: problem.into() });
         }

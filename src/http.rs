@@ -117,7 +117,7 @@ impl Collector for Ready {
 
     fn collect(&self) -> Vec<MetricFamily> {
         for (part, state) in self.health.parts() {
-            self.parts.with_label_values(&[part]).set(i64::from(matches!(state, State::Ok)));
+            self.parts.with_label_values(&[part]).set(i64::from(!matches!(state, State::Held { .. })));
         }
         self.parts.collect()
     }
@@ -213,6 +213,9 @@ fn readiness(health: &Health) -> serde_json::Value {
     let parts = health.parts().into_iter().map(|(part, state)| {
         let state = match state {
             State::Ok => serde_json::json!({ "ready": true }),
+            State::Limited { reason, since } => {
+                serde_json::json!({ "ready": true, "reason": reason, "limited_seconds": since.elapsed().as_secs() })
+            }
             State::Held { reason, since } => {
                 serde_json::json!({ "ready": false, "reason": reason, "held_seconds": since.elapsed().as_secs() })
             }

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod collect;
 pub mod config;
+mod farm;
 pub mod http;
 pub mod logging;
 pub mod process;

@@ -19,6 +19,7 @@ use crate::collect::maillog::tail;
 use crate::collect::milter as mail;
 use crate::collect::syslog::listen as syslog;
 use crate::config::{Config, ConfigError, Loaded, Role};
+use crate::farm::{self, Farm};
 use crate::http::{self, Http};
 use crate::{process, sys};
 
@@ -51,6 +52,8 @@ struct Collecting {
     pipeline: Pipeline,
     collectors: Vec<JoinHandle<()>>,
     milter: Option<Milter>,
+    /// Where clients' limits are those of a farm.
+    farm: Option<Farm>,
     syslog_tls: Option<syslog::Tls>,
     stop: CancellationToken,
 }
@@ -229,16 +232,20 @@ impl Collecting {
             )?);
             health.ok("maillog");
         }
-        let mut milter = None;
+        let (mut milter, mut farm) = (None, None);
         if !sockets.milter.is_empty() {
             let sink = mail::sink(submit.clone(), &config.milter.headers, privacy, registry)?;
             let (running, task) =
                 Milter::spawn(sockets.milter, &config.milter, &config.node, sink, registry, stop.clone())?;
+            if config.milter.client.scope == greypit_milter::config::Scope::Farm {
+                let (node, kafka, clients) = (&config.node, &config.kafka, running.clients());
+                farm = Some(Farm::start(farm::Parts { node, kafka, clients, registry, health })?);
+            }
             milter = Some(running);
             collectors.push(task);
             health.ok("milter");
         }
-        Ok(Collecting { pipeline, collectors, milter, syslog_tls, stop })
+        Ok(Collecting { pipeline, collectors, milter, farm, syslog_tls, stop })
     }
 
     fn reload(&self, config: &Config) -> greypit_pipeline::Result<()> {
@@ -258,6 +265,9 @@ impl Collecting {
             if let Err(error) = collector.await {
                 tracing::error!(%error, "a collector ended badly");
             }
+        }
+        if let Some(farm) = self.farm {
+            farm.stop().await;
         }
         self.pipeline.drain().await
     }

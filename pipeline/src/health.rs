@@ -9,6 +9,13 @@ use std::time::Instant;
 pub enum State {
     /// Working.
     Ok,
+    /// Working, but for something that it does without. Ready all the same.
+    Limited {
+        /// What it does without, for a person.
+        reason: String,
+        /// Since when.
+        since: Instant,
+    },
     /// Waiting for something; nothing is lost.
     Held {
         /// What it waits for, for a person.
@@ -33,9 +40,23 @@ impl Health {
     /// `part` works. Logged where it did not before.
     pub fn ok(&self, part: &'static str) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(State::Held { reason, since }) = parts.insert(part, State::Ok) {
+        if let Some(State::Held { reason, since } | State::Limited { reason, since }) = parts.insert(part, State::Ok) {
             tracing::info!(part, after_s = since.elapsed().as_secs(), reason, "works again");
         }
+    }
+
+    /// `part` does without something, and why. Logged when it begins.
+    pub fn limited(&self, part: &'static str, reason: impl Into<String>) {
+        let reason = reason.into();
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = match parts.get(part) {
+            Some(State::Limited { since, .. }) => *since,
+            _ => {
+                tracing::warn!(part, reason, "limited");
+                Instant::now()
+            }
+        };
+        parts.insert(part, State::Limited { reason, since });
     }
 
     /// `part` waits, and why. Logged when the reason is new.
@@ -62,7 +83,11 @@ impl Health {
 
     /// Whether no part is held back.
     pub fn is_ready(&self) -> bool {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).values().all(|state| matches!(state, State::Ok))
+        self.parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .all(|state| !matches!(state, State::Held { .. }))
     }
 }
 
@@ -80,9 +105,24 @@ mod tests {
         assert!(!health.is_ready());
         match &health.parts()["store"] {
             State::Held { reason, since: still } => assert_eq!((reason.as_str(), *still), ("timed out", since)),
-            State::Ok => panic!("held"),
+            state => panic!("{state:?}"),
         }
         health.ok("store");
         assert!(health.is_ready());
+    }
+
+    #[test]
+    fn one_part_limited_is_ready_and_keeps_its_since() {
+        let health = Health::new();
+        health.limited("farm", "away");
+        let State::Limited { since, .. } = health.parts()["farm"].clone() else { panic!("limited") };
+        health.limited("farm", "still away");
+        assert!(health.is_ready());
+        match &health.parts()["farm"] {
+            State::Limited { reason, since: still } => assert_eq!((reason.as_str(), *still), ("still away", since)),
+            state => panic!("{state:?}"),
+        }
+        health.ok("farm");
+        assert!(matches!(health.parts()["farm"], State::Ok));
     }
 }

@@ -34,6 +34,7 @@
 
 mod ask;
 pub mod check;
+pub mod compacted;
 pub mod config;
 mod errors;
 pub mod produce;
