@@ -1,21 +1,20 @@
 //! `greypit replay`: a past range once more, into another place, for repair.
 
-use std::collections::BTreeMap;
+mod writer;
+
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
 use greypit_pipeline::Kind;
-use greypit_pipeline::replay::{Found, Outcome, Planned, Range, Written, check_prefix, find};
+use greypit_pipeline::replay::{Found, Range, check_prefix, find};
 use greypit_pipeline::store::Store;
 use jiff::Timestamp;
-use serde::Serialize;
-use tokio::task::JoinSet;
 
-use super::progress::Progress;
 use super::reader::{Source, kind, when};
-use super::{EXIT_DONE, EXIT_NO, Stop, counted, end, grouped, printable};
+use super::{EXIT_DONE, EXIT_NO, Stop, counted, end, printable};
 use crate::config::Config;
+use writer::{Summary, Writer};
 
 /// Ship a past range again, into another place
 #[derive(Args, Clone, Debug)]
@@ -79,26 +78,6 @@ pub struct Replay {
     path_style: bool,
 }
 
-/// What came of it.
-#[derive(Debug, Default, Serialize)]
-struct Summary {
-    records: u64,
-    objects: u64,
-    existing: u64,
-    repeated: u64,
-    missing: u64,
-    differing: u64,
-    damaged_frames: u64,
-    dry_run: bool,
-    kinds: BTreeMap<Kind, Count>,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Count {
-    records: u64,
-    objects: u64,
-}
-
 impl Replay {
     /// Ships again what the spool of this config holds.
     pub async fn run(self, config: &Config) -> ExitCode {
@@ -120,8 +99,15 @@ impl Replay {
             found.objects.iter().for_each(|object| summary.count(object.kind(), object.records()));
         } else {
             store.check().await.map_err(|error| Stop::Say(error.to_string()))?;
-            let threads = threads(config.batch.workers);
-            write(found.objects, &store, threads, &mut summary).await?;
+            let mut writer = Writer::new(threads(config.batch.workers), summary);
+            let total = found.objects.len() as u64;
+            for object in found.objects {
+                let (store, kind, records) = (store.clone(), object.kind(), object.records());
+                let write = async move { object.write(&store).await };
+                writer.add(kind, records, write, || counted(total, "object")).await?;
+            }
+            summary = writer.finish().await?;
+            self.say_how_to_prove(&store);
         }
         summary.print(self.json, out)?;
         Ok(if reaches_back && summary.is_whole() { EXIT_DONE } else { EXIT_NO })
@@ -158,6 +144,15 @@ impl Replay {
         found.map_err(|error| Stop::Say(format!("{error}; --from-spool reads the spool folder in data_dir")))
     }
 
+    /// What to do next.
+    fn say_how_to_prove(&self, store: &Store) {
+        if !self.json {
+            let prefix = self.prefix.as_ref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
+            let url = store.url();
+            eprintln!("prove it: greypit verify {}{prefix} --from-first-seen", printable(url.trim_end_matches('/')));
+        }
+    }
+
     /// Whether the spool reaches back to where the range begins.
     fn say_what_is_not_there(&self, found: &Found) -> bool {
         if found.damaged_frames > 0 {
@@ -188,91 +183,10 @@ impl Replay {
     }
 }
 
-/// Writes the objects, several at a time.
-async fn write(objects: Vec<Planned>, store: &Store, threads: usize, summary: &mut Summary) -> Result<(), Stop> {
-    let total = objects.len();
-    let (mut progress, mut done) = (Progress::new(true), 0);
-    let mut waiting = objects.into_iter();
-    let mut running = JoinSet::new();
-    loop {
-        while running.len() < threads
-            && let Some(object) = waiting.next()
-        {
-            let (store, kind, planned) = (store.clone(), object.kind(), object.records());
-            running.spawn(async move { (kind, planned, object.write(&store).await) });
-        }
-        let Some(written) = running.join_next().await else { break };
-        let (kind, planned, written) = written.map_err(|error| Stop::Say(error.to_string()))?;
-        let written = written.map_err(|error| {
-            progress.clear();
-            Stop::Say(error.to_string())
-        })?;
-        if let Some(line) = summary.take(kind, planned, &written) {
-            progress.clear();
-            eprintln!("greypit replay: {line}");
-        }
-        done += 1;
-        progress.say(|| format!("{} of {}", grouped(done), counted(total as u64, "object")));
-    }
-    progress.clear();
-    Ok(())
-}
-
 fn threads(configured: usize) -> usize {
     match configured {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         configured => configured,
-    }
-}
-
-impl Summary {
-    fn count(&mut self, kind: Kind, records: u64) {
-        self.records += records;
-        self.objects += 1;
-        let of_kind = self.kinds.entry(kind).or_default();
-        of_kind.records += records;
-        of_kind.objects += 1;
-    }
-
-    /// Counts an object; a line for stderr where it is not as planned.
-    fn take(&mut self, kind: Kind, planned: u64, written: &Written) -> Option<String> {
-        let (key, missing) = (printable(&written.key), planned.saturating_sub(written.records));
-        self.missing += missing;
-        match written.outcome {
-            Some(Outcome::Other) => {
-                self.differing += 1;
-                return Some(format!("{key}: is there with other records, left as it is; take another --prefix"));
-            }
-            Some(Outcome::Created) => self.count(kind, written.records),
-            Some(Outcome::Existing) => {
-                self.count(kind, written.records);
-                self.existing += 1;
-            }
-            None => {}
-        }
-        let events = counted(missing, "event");
-        (missing > 0).then(|| format!("{key}: {events} could not be read: shipped and freed by the daemon meanwhile"))
-    }
-
-    fn is_whole(&self) -> bool {
-        self.missing == 0 && self.differing == 0 && self.damaged_frames == 0
-    }
-
-    fn print(&self, json: bool, out: &mut impl Write) -> Result<(), Stop> {
-        if json {
-            serde_json::to_writer(&mut *out, self).map_err(std::io::Error::from)?;
-            writeln!(out)?;
-            return Ok(());
-        }
-        let Summary { records, objects, existing, repeated, missing, differing, .. } = self;
-        writeln!(
-            out,
-            "records={records} objects={objects} existing={existing} repeated={repeated} missing={missing} differing={differing}"
-        )?;
-        if self.dry_run {
-            eprintln!("greypit replay: a dry run: nothing was written");
-        }
-        Ok(())
     }
 }
 

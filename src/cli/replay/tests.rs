@@ -1,5 +1,6 @@
 //! Over spools of pipelines that run and have ended.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -7,12 +8,27 @@ use clap::Parser;
 use greypit_pipeline::units::{Size, Span};
 use greypit_pipeline::{Drained, Event, Health, Metrics, Parts, Pipeline};
 
+use super::super::verify::Verify;
 use super::*;
 
 #[derive(Parser)]
 struct Line {
     #[command(flatten)]
     replay: Replay,
+}
+
+#[derive(Parser)]
+struct VerifyLine {
+    #[command(flatten)]
+    verify: Verify,
+}
+
+/// What `greypit verify` says of a folder.
+async fn verify(folder: &str) -> String {
+    let mut out = Vec::new();
+    let line = VerifyLine::try_parse_from(["verify", folder, "--from-first-seen"]).unwrap();
+    line.verify.prove(None, &mut out).await.unwrap();
+    String::from_utf8(out).unwrap()
 }
 
 /// A node with its folder.
@@ -135,6 +151,8 @@ async fn only_what_was_asked_for_goes_under_a_prefix() {
     pipeline.drain().await;
     let (_, counts) = node.replay(&["--prefix", "repair/1", "--kind", "from"]).await.unwrap();
     assert_eq!((&counts["records"], &counts["objects"]), (&20.into(), &1.into()));
+    let proof = verify(&node.path("objects/repair/1")).await;
+    assert_eq!(proof, "records=20 lost=0 repeated=0 broken=0 objects=1\n");
     let written = files(&node.folder.path().join("objects"));
     let keys: Vec<&String> = written.keys().collect();
     assert!(matches!(keys[..], [key] if key.starts_with("repair/1/mail_logs/") && key.contains("/from-")), "{keys:?}");
