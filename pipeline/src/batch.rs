@@ -246,7 +246,8 @@ impl Planner {
         self.open.values().map(|open| &open.batch).chain(&self.ready)
     }
 
-    fn close(&mut self, kind: Kind) {
+    /// Ends the batch of a kind.
+    pub(crate) fn close(&mut self, kind: Kind) {
         self.ready.extend(self.open.remove(&kind).map(|open| open.batch));
     }
 }

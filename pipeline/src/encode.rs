@@ -8,10 +8,12 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::batch::Batch;
+use crate::codec::Codec;
 use crate::spool::frame::Frame;
 use crate::spool::ledger::Cut;
 use crate::spool::reader::{SegmentReader, Step};
 use crate::spool::segment_path;
+use crate::store::Object;
 use crate::{Error, Result};
 
 /// Handed to the compressor at a time.
@@ -24,6 +26,22 @@ pub(crate) struct Encoded {
     pub(crate) sha256: String,
     pub(crate) records: u64,
     pub(crate) raw_bytes: u64,
+}
+
+impl Encoded {
+    /// As the store takes it.
+    pub(crate) fn object(&self, codec: Codec) -> Object {
+        Object {
+            bytes: self.bytes.clone(),
+            content_type: codec.content_type(),
+            metadata: vec![("greypit-records", self.records.to_string()), ("greypit-sha256", self.sha256.clone())],
+        }
+    }
+}
+
+/// What is put in front of each record, roughly, in bytes.
+pub(crate) fn record_overhead(node: &str) -> u64 {
+    (node.len() * 2 + 48) as u64
 }
 
 /// Reads the cut's events from the spool in `folder` and compresses them as NDJSON, `id` and `node` in front of each.

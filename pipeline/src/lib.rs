@@ -21,6 +21,7 @@ pub mod key;
 mod metrics;
 pub mod object;
 mod pipeline;
+pub mod replay;
 mod ship;
 pub mod spool;
 pub mod store;

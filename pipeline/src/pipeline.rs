@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 
 use crate::batch::{self, Planner};
+use crate::encode;
 use crate::health::Health;
 use crate::kafka;
 use crate::key::Template;
@@ -86,8 +87,7 @@ impl Pipeline {
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let lock = lock(&folder)?;
         let mut ledger = Ledger::open(&folder.join("ledger"), &node, new_epoch)?;
-        let record_overhead = (node.len() * 2 + 48) as u64;
-        let mut planner = Planner::new(batch.window.0, batch.max_bytes.0, record_overhead);
+        let mut planner = Planner::new(batch.window.0, batch.max_bytes.0, encode::record_overhead(&node));
         let mut recovered = recover(&folder, &ledger, &mut planner)?;
         report(&recovered, &metrics, &ledger);
         let renamed = ledger.node() != node;

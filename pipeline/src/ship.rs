@@ -30,7 +30,7 @@ use crate::key::{Template, Values};
 use crate::metrics::Metrics;
 use crate::spool::ledger::{Cut, Ledger};
 use crate::spool::shared::Shared;
-use crate::store::{Object, Put, Store};
+use crate::store::{Put, Store};
 use crate::{Error, Result};
 
 /// Pauses between attempts: from the first to the last.
@@ -153,14 +153,7 @@ impl Shipper {
 
     /// Puts the object; false where the key holds another one.
     async fn put(&self, cut: &Cut, encoded: &Encoded) -> bool {
-        let object = Object {
-            bytes: encoded.bytes.clone(),
-            content_type: cut.codec.content_type(),
-            metadata: vec![
-                ("greypit-records", encoded.records.to_string()),
-                ("greypit-sha256", encoded.sha256.clone()),
-            ],
-        };
+        let object = encoded.object(cut.codec);
         self.until_done("store", || async {
             let started = Instant::now();
             let put = self.store.put_new(&cut.key, &object).await;

@@ -9,6 +9,7 @@ pub mod ls;
 mod parse;
 mod progress;
 pub mod reader;
+pub mod replay;
 mod run;
 mod simulate;
 pub mod top;
@@ -60,6 +61,8 @@ enum Command {
     Top(top::Top),
     /// Prove that every event is there, once
     Verify(verify::Verify),
+    /// Ship a past range again, into another place, for repair
+    Replay(replay::Replay),
     /// What the greypit would have done to the connections in these mail logs
     Simulate(simulate::Simulate),
 }
@@ -85,6 +88,7 @@ impl Cli {
             Command::Cat(args) => block_on(args.run(store()?)),
             Command::Top(args) => block_on(args.run(store()?)),
             Command::Verify(args) => block_on(args.run(store()?)),
+            Command::Replay(args) => block_on(args.run(&config()?.config)),
             Command::Simulate(args) => args.run(&config()?.config),
         })
     }

@@ -49,11 +49,11 @@ pub struct Source {
     pub path_style: bool,
 }
 
-fn kind(text: &str) -> Result<Kind, String> {
+pub(crate) fn kind(text: &str) -> Result<Kind, String> {
     Kind::parse(text).ok_or_else(|| "a kind is 1 to 15 characters of a-z, 0-9 and _".into())
 }
 
-fn when(text: &str) -> Result<Timestamp, String> {
+pub(crate) fn when(text: &str) -> Result<Timestamp, String> {
     select::parse_when(text, Timestamp::now())
 }
 

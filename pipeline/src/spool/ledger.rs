@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -79,21 +80,15 @@ impl Ledger {
             // Never finished being made: it is before the first segment, so nothing was ever cut.
             return Ledger::create(file, path, State { node: node.into(), epoch: new_epoch(), kinds: BTreeMap::new() });
         }
-        let mut bytes = vec![0; 2 * SLOT_BYTES];
-        if !short {
-            file.read_exact_at(&mut bytes, 0).map_err(Error::io("read", path))?;
-        }
-        let (even, odd) = bytes.split_at(SLOT_BYTES);
-        let newest = [even, odd].into_iter().filter_map(decode).max_by_key(|(generation, _)| *generation);
-        match newest {
-            Some((generation, state)) => Ok(Ledger { file, path: path.into(), generation, state }),
-            None => Err(Error::Damaged {
-                path: path.into(),
-                what: "no copy of the ledger can be read, so it is not known what has been shipped. To start a new \
-                       epoch, move the whole spool folder aside"
-                    .into(),
-            }),
-        }
+        let (generation, state) = newest(&file, path)?;
+        Ok(Ledger { file, path: path.into(), generation, state })
+    }
+
+    /// Node and epoch of a spool, also while its daemon runs: of the two slots one is always whole.
+    pub(crate) fn identity(path: &Path) -> Result<(String, String)> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let (_, State { node, epoch, .. }) = newest(&file, path)?;
+        Ok((node, epoch))
     }
 
     fn create(file: File, path: &Path, state: State) -> Result<Ledger> {
@@ -203,6 +198,27 @@ impl Ledger {
         slot.extend_from_slice(&crc.to_le_bytes());
         slot.extend_from_slice(&state);
         Ok(slot)
+    }
+}
+
+/// The newest state that can be read.
+fn newest(file: &File, path: &Path) -> Result<(u64, State)> {
+    let mut bytes = vec![0; 2 * SLOT_BYTES];
+    match file.read_exact_at(&mut bytes, 0) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(unreadable(path)),
+        read => read.map_err(Error::io("read", path))?,
+    }
+    let (even, odd) = bytes.split_at(SLOT_BYTES);
+    let newest = [even, odd].into_iter().filter_map(decode).max_by_key(|(generation, _)| *generation);
+    newest.ok_or_else(|| unreadable(path))
+}
+
+fn unreadable(path: &Path) -> Error {
+    Error::Damaged {
+        path: path.into(),
+        what: "no copy of the ledger can be read, so it is not known what has been shipped. To start a new \
+               epoch, move the whole spool folder aside"
+            .into(),
     }
 }
 

@@ -177,7 +177,8 @@ impl Recovered {
     }
 }
 
-fn is_acknowledged(share: &FrameShare, next_segment: Option<&Snapshot>) -> bool {
+/// Whether a share counts, going by the snapshot of the segment behind its own.
+pub(crate) fn is_acknowledged(share: &FrameShare, next_segment: Option<&Snapshot>) -> bool {
     let Some(snapshot) = next_segment else { return true };
     let next = snapshot.next_seqs.iter().find(|(kind, _)| *kind == share.kind).map_or(1, |(_, next)| *next);
     share.first_seq < next
@@ -195,7 +196,8 @@ fn never_begun(folder: &Path, number: u64) -> Result<Option<u64>> {
     Ok(nothing.then_some(len))
 }
 
-fn first_snapshot(folder: &Path, number: u64) -> Result<Option<Snapshot>> {
+/// What a segment begins with; none where that cannot be read.
+pub(crate) fn first_snapshot(folder: &Path, number: u64) -> Result<Option<Snapshot>> {
     let mut reader = SegmentReader::open(&segment_path(folder, number), number)?;
     match reader.next()? {
         Step::Frame { frame: Frame::Snapshot(snapshot), .. } => Ok(Some(snapshot)),
