@@ -419,7 +419,8 @@ fn messages_that_no_greypit_made_are_counted_and_skipped() {
     wait_shipped(&kafka, &mut daemon, 100);
     let good = kafka.messages(TOPIC).pop().expect("a message");
     let id = good.header("id").to_owned();
-    let foreign: [(&[(&str, &str)], &[u8]); 6] = [
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+    let foreign: [(Headers<'_>, &[u8]); 6] = [
         (&[], b"{}"),
         (&[("id", "no id at all")], b"{\"id\":\"no id at all\"}"),
         (&[("id", &id)], b"no JSON"),

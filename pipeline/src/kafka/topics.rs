@@ -264,7 +264,7 @@ mod tests {
             State::Held { reason, .. } => {
                 assert!(reason.contains("Connection refused; see that the brokers"), "{reason}")
             }
-            State::Ok => panic!("held"),
+            state => panic!("{state:?}"),
         }
         task.abort();
     }
