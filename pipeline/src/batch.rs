@@ -4,6 +4,9 @@
 //! of another window follows, when it would exceed `batch.max_bytes`, or when its window is over: by the wall clock or,
 //! so that a clock set back cannot hold events for hours, after one window's length of monotonic time.
 //!
+//! Where events go to Kafka there are no windows: a batch is only a run of events that waited together, as large as
+//! `max_bytes` at most, and an open one can be taken at once.
+//!
 //! The planner remembers a few dozen bytes a batch, never anything an event, so ten million waiting events cost
 //! it nothing.
 
@@ -161,6 +164,8 @@ pub(crate) struct Planner {
     max_bytes: u64,
     /// What the shipper puts in front of each record, roughly.
     record_overhead: u64,
+    /// Whether batches that are still open may be taken.
+    takes_open: bool,
     open: BTreeMap<Kind, Open>,
     ready: VecDeque<Batch>,
 }
@@ -168,7 +173,13 @@ pub(crate) struct Planner {
 impl Planner {
     pub(crate) fn new(window: Duration, max_bytes: u64, record_overhead: u64) -> Planner {
         let window_s = i64::try_from(window.as_secs()).unwrap_or(i64::MAX).max(1);
-        Planner { window_s, max_bytes, record_overhead, open: BTreeMap::new(), ready: VecDeque::new() }
+        let (open, ready) = (BTreeMap::new(), VecDeque::new());
+        Planner { window_s, max_bytes, record_overhead, takes_open: false, open, ready }
+    }
+
+    /// One without windows, whose batches can be taken as soon as there is something in them.
+    pub(crate) fn of_runs(max_bytes: u64) -> Planner {
+        Planner { takes_open: true, ..Planner::new(Duration::MAX, max_bytes, 0) }
     }
 
     /// Takes the next run of a kind. A run is never split, so a batch may exceed `max_bytes` only when one run does.
@@ -219,12 +230,16 @@ impl Planner {
 
     /// The next batch that can be shipped.
     pub(crate) fn pop_ready(&mut self) -> Option<Batch> {
+        if self.takes_open && self.ready.is_empty() {
+            let oldest = self.open.values().min_by_key(|open| open.batch.from).map(|open| open.batch.kind);
+            oldest.into_iter().for_each(|kind| self.close(kind));
+        }
         self.ready.pop_front()
     }
 
     /// Whether [`Planner::pop_ready`] has something.
     pub(crate) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || (self.takes_open && !self.open.is_empty())
     }
 
     /// Batches that wait to be shipped.
@@ -311,6 +326,25 @@ mod tests {
         planner.add(run(2, 1, -3000), now);
         planner.close_all();
         assert_eq!(ready(&mut planner), [(-3000, 2, 2)], "events keep the window of the clock at their receipt");
+    }
+
+    #[test]
+    fn without_windows_a_run_can_be_taken_at_once_and_those_that_wait_are_one() {
+        let (mut planner, now) = (Planner::of_runs(10_000), Instant::now());
+        planner.add(run(1, 2, 10), now);
+        assert!(planner.has_ready());
+        assert_eq!(planner.pop_ready().map(|batch| (batch.first, batch.last)), Some((1, 2)));
+        assert!(!planner.has_ready());
+        for (first, second) in [(3, 10), (43, 900), (83, 4000)] {
+            planner.add(run(first, 40, second), now);
+        }
+        planner.add(Run { kind: Kind::new("from"), at: Position { segment: 1, offset: 4 }, ..run(1, 1, 2) }, now);
+        planner.close_due(i64::MAX, now + Duration::from_secs(86_400));
+        let mut taken = Vec::new();
+        while let Some(batch) = planner.pop_ready() {
+            taken.push((batch.kind.to_string(), batch.first, batch.last));
+        }
+        assert_eq!(taken, [("to".into(), 3, 82), ("from".into(), 1, 1), ("to".into(), 83, 122)]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From a cut to the bytes of its object: the same bytes every time, from the spool alone.
 
 use std::io::{BufRead, BufReader, Write};
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::batch::Batch;
 use crate::codec::Codec;
+use crate::event::Kind;
 use crate::spool::frame::Frame;
 use crate::spool::ledger::Cut;
 use crate::spool::reader::{SegmentReader, Step};
@@ -18,6 +20,9 @@ use crate::{Error, Result};
 
 /// Handed to the compressor at a time.
 const CHUNK_BYTES: usize = 64 << 10;
+
+/// Where in a record its id begins.
+const ID_AT: usize = "{\"id\":\"".len();
 
 /// An object ready for the store.
 #[derive(Debug)]
@@ -47,19 +52,12 @@ pub(crate) fn record_overhead(node: &str) -> u64 {
 /// Reads the cut's events from the spool in `folder` and compresses them as NDJSON, `id` and `node` in front of each.
 pub(crate) fn encode(folder: &Path, node: &str, epoch: &str, cut: &Cut) -> Result<Encoded> {
     let mut encoder = cut.codec.encoder(Some(cut.level));
-    let id_start = format!("{{\"id\":\"{node}-{epoch}-{}-", cut.batch.kind);
-    let id_end = format!("\",\"node\":\"{node}\"");
+    let front = Front::new(node, epoch, cut.batch.kind);
     let mut chunk = Vec::with_capacity(2 * CHUNK_BYTES);
     let (mut records, mut raw_bytes) = (0, 0);
     let mut failed = None;
-    read_batch(folder, &cut.batch, |seq, body| {
-        chunk.extend_from_slice(id_start.as_bytes());
-        push_decimal(&mut chunk, seq);
-        chunk.extend_from_slice(id_end.as_bytes());
-        if body.len() > 2 {
-            chunk.push(b',');
-        }
-        chunk.extend_from_slice(&body[1..]);
+    read_batch(folder, &cut.batch, |Read { seq, body, .. }| {
+        front.push_record(&mut chunk, seq, body);
         chunk.push(b'\n');
         records += 1;
         if chunk.len() >= CHUNK_BYTES {
@@ -67,6 +65,7 @@ pub(crate) fn encode(folder: &Path, node: &str, epoch: &str, cut: &Cut) -> Resul
             failed = failed.take().or(encoder.write_all(&chunk).err());
             chunk.clear();
         }
+        ControlFlow::Continue(())
     })?;
     raw_bytes += chunk.len() as u64;
     let finished = match failed.or(encoder.write_all(&chunk).err()) {
@@ -95,8 +94,47 @@ pub(crate) fn is_batch(object: &[u8], cut: &Cut, node: &str, epoch: &str, record
     count == records && last.starts_with(id(cut.batch.last).as_bytes())
 }
 
-/// Gives the batch's events in order, each once.
-pub(crate) fn read_batch(folder: &Path, batch: &Batch, mut sink: impl FnMut(u64, &[u8])) -> Result<()> {
+/// What stands in front of the records of a stream: node, epoch and kind.
+#[derive(Debug)]
+pub(crate) struct Front {
+    id_start: String,
+    id_end: String,
+}
+
+impl Front {
+    pub(crate) fn new(node: &str, epoch: &str, kind: Kind) -> Front {
+        Front { id_start: format!("{{\"id\":\"{node}-{epoch}-{kind}-"), id_end: format!("\",\"node\":\"{node}\"") }
+    }
+
+    /// Appends the whole record to `out` and says where in what was appended its id is.
+    pub(crate) fn push_record(&self, out: &mut Vec<u8>, seq: u64, body: &[u8]) -> Range<usize> {
+        let start = out.len();
+        out.extend_from_slice(self.id_start.as_bytes());
+        push_decimal(out, seq);
+        let id = ID_AT..out.len() - start;
+        out.extend_from_slice(self.id_end.as_bytes());
+        if body.len() > 2 {
+            out.push(b',');
+        }
+        out.extend_from_slice(&body[1..]);
+        id
+    }
+}
+
+/// An event read back from the spool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Read<'a> {
+    pub(crate) seq: u64,
+    pub(crate) received_us: i64,
+    pub(crate) body: &'a [u8],
+}
+
+/// Gives the batch's events in order, each once, until `sink` breaks off.
+pub(crate) fn read_batch(
+    folder: &Path,
+    batch: &Batch,
+    mut sink: impl FnMut(Read<'_>) -> ControlFlow<()>,
+) -> Result<()> {
     let mut next = batch.first;
     for number in batch.from.segment..=batch.to.segment {
         let path = segment_path(folder, number);
@@ -115,8 +153,10 @@ pub(crate) fn read_batch(folder: &Path, batch: &Batch, mut sink: impl FnMut(u64,
                 Step::Frame { frame: Frame::Group(group), at, .. } => {
                     for (seq, body) in group.records_of(batch.kind) {
                         if seq >= next && seq <= batch.last && body.len() >= 2 {
-                            sink(seq, body);
                             next = seq + 1;
+                            if sink(Read { seq, received_us: group.received_us, body }).is_break() {
+                                return Ok(());
+                            }
                         }
                     }
                     if number == batch.to.segment && at >= batch.to.offset {

@@ -17,7 +17,7 @@ use crate::kafka;
 use crate::key::Template;
 use crate::metrics::Metrics;
 use crate::ship::{Encoders, Shipper};
-use crate::spool::ledger::Ledger;
+use crate::spool::ledger::{Ledger, Target};
 use crate::spool::recover::{Recovered, recover};
 use crate::spool::segments::Segments;
 use crate::spool::shared::Shared;
@@ -54,20 +54,31 @@ pub struct Pipeline {
     submit: Submit,
     checkpoints: HashMap<String, Vec<u8>>,
     writer: JoinHandle<()>,
-    shipper: tokio::task::JoinHandle<()>,
+    output: Output,
     drain_timeout: Duration,
     metrics: Metrics,
     shared: Arc<Shared>,
     /// Held as long as the pipeline runs: one process a spool.
-    _lock: File,
+    _lock: Arc<File>,
+}
+
+/// What takes events out of the spool.
+#[derive(Debug)]
+enum Output {
+    Store(tokio::task::JoinHandle<()>),
+    Kafka {
+        forwarder: kafka::produce::Running,
+        /// Finishes what was cut for the store before events went to Kafka.
+        cuts: Option<tokio::task::JoinHandle<()>>,
+    },
 }
 
 /// How [`Pipeline::drain`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
-    /// Everything complete is in the store.
+    /// Everything complete is in the store, or in Kafka.
     Shipped,
-    /// The store did not take everything in time; these events wait in the spool for the next start.
+    /// Not everything was taken in time; these events wait in the spool for the next start.
     Waiting(u64),
 }
 
@@ -77,7 +88,7 @@ impl Pipeline {
     /// # Errors
     /// The data folder cannot be used, belongs to another running process or another node, or is damaged.
     pub fn start(parts: Parts) -> Result<Pipeline> {
-        let Parts { node, data_dir, spool, batch, store, kafka: _, metrics, health } = parts;
+        let Parts { node, data_dir, spool, batch, store, kafka, metrics, health } = parts;
         check_node(&node)?;
         spool.validate()?;
         batch.validate()?;
@@ -87,9 +98,13 @@ impl Pipeline {
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let lock = lock(&folder)?;
         let mut ledger = Ledger::open(&folder.join("ledger"), &node, new_epoch)?;
-        let mut planner = Planner::new(batch.window.0, batch.max_bytes.0, encode::record_overhead(&node));
+        let mut planner = match kafka {
+            Some(_) => Planner::of_runs(kafka::produce::BATCH_BYTES_MAX),
+            None => Planner::new(batch.window.0, batch.max_bytes.0, encode::record_overhead(&node)),
+        };
         let mut recovered = recover(&folder, &ledger, &mut planner)?;
         report(&recovered, &metrics, &ledger);
+        check_target(&ledger, kafka.is_some(), recovered.waiting_events)?;
         let renamed = ledger.node() != node;
         if renamed {
             forget_numbers(&mut recovered, &ledger, &node)?;
@@ -97,6 +112,7 @@ impl Pipeline {
         let segments = Segments::new(&folder, std::mem::take(&mut recovered.segments));
         let shared = Arc::new(Shared::new(segments, planner));
         ledger.open_cuts().iter().for_each(|cut| shared.began(&cut.batch));
+        let next_seqs = recovered.next_seqs.clone();
         let (submit, queue) = Submit::new(u32::try_from(spool.queue_bytes.0).unwrap_or(u32::MAX));
         metrics.spool_max_bytes.set(spool.max_bytes.0 as i64);
         metrics.spool_queue_max_bytes.set(spool.queue_bytes.0 as i64);
@@ -116,24 +132,54 @@ impl Pipeline {
             writer.is_able()?;
             ledger.begin_epoch(&node, new_epoch())?;
         }
+        ledger.set_target(if kafka.is_some() { Target::Kafka } else { Target::Store })?;
+        let lock = Arc::new(lock);
         let drain_timeout = batch.drain_timeout.0;
-        let shipper = Arc::new(Shipper {
-            node,
-            epoch: ledger.epoch().to_owned(),
-            template,
+        let has_cuts = !ledger.open_cuts().is_empty();
+        let (epoch, ledger) = (ledger.epoch().to_owned(), Arc::new(std::sync::Mutex::new(ledger)));
+        let forwarder = kafka.map(|output| kafka::produce::Forwarder {
+            folder: folder.clone(),
+            aside: data_dir.join("set-aside"),
+            node: node.clone(),
+            epoch: epoch.clone(),
+            output,
             shared: shared.clone(),
-            ledger: std::sync::Mutex::new(ledger),
-            store,
-            encoders: Encoders::start(batch.workers)?,
-            folder,
-            config: batch,
-            health,
+            ledger: ledger.clone(),
+            next_seqs,
+            health: health.clone(),
             metrics: metrics.clone(),
+            _lock: lock.clone(),
         });
+        let shipper = match forwarder.is_none() || has_cuts {
+            true => Some(Arc::new(Shipper {
+                node,
+                epoch,
+                template,
+                shared: shared.clone(),
+                ledger,
+                store,
+                encoders: Encoders::start(batch.workers)?,
+                folder,
+                config: batch,
+                health,
+                metrics: metrics.clone(),
+            })),
+            false => None,
+        };
         let writer = std::thread::Builder::new().name("spool".into()).spawn(move || writer.run());
         let writer = writer.map_err(Error::io("start a thread for", "spool"))?;
-        let shipper = tokio::spawn(shipper.run());
-        Ok(Pipeline { submit, checkpoints, writer, shipper, drain_timeout, metrics, shared, _lock: lock })
+        let output = match (forwarder, shipper) {
+            (Some(forwarder), shipper) => Output::Kafka {
+                forwarder: forwarder.start()?,
+                cuts: shipper.map(|shipper| tokio::spawn(shipper.finish_cuts())),
+            },
+            (None, shipper) => Output::Store(tokio::spawn(async {
+                if let Some(shipper) = shipper {
+                    shipper.run().await;
+                }
+            })),
+        };
+        Ok(Pipeline { submit, checkpoints, writer, output, drain_timeout, metrics, shared, _lock: lock })
     }
 
     /// The door for collectors.
@@ -155,17 +201,55 @@ impl Pipeline {
     /// Ends: everything submitted becomes durable and, within `batch.drain_timeout`, is shipped. All other clones of
     /// [`Submit`] must have been dropped, or this waits for them.
     pub async fn drain(self) -> Drained {
-        let Pipeline { submit, writer, mut shipper, drain_timeout, shared, .. } = self;
+        let Pipeline { submit, writer, mut output, drain_timeout, shared, _lock, .. } = self;
         shared.draining.store(true, std::sync::atomic::Ordering::Release);
         drop(submit);
         // The thread ends with its last sender.
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;
-        if tokio::time::timeout(drain_timeout, &mut shipper).await.is_ok() {
+        if tokio::time::timeout(drain_timeout, output.end()).await.is_ok() {
             return Drained::Shipped;
         }
-        shipper.abort();
+        output.stop().await;
         Drained::Waiting(shared.unshipped_events())
     }
+}
+
+impl Output {
+    /// Returns once everything has been taken.
+    async fn end(&mut self) {
+        match self {
+            Output::Store(shipper) => drop(shipper.await),
+            Output::Kafka { forwarder, cuts } => {
+                forwarder.done().await;
+                if let Some(cuts) = cuts {
+                    drop(cuts.await);
+                }
+            }
+        }
+    }
+
+    /// Leaves the rest in the spool.
+    async fn stop(&mut self) {
+        match self {
+            Output::Store(shipper) => shipper.abort(),
+            Output::Kafka { forwarder, cuts } => {
+                cuts.iter().for_each(tokio::task::JoinHandle::abort);
+                forwarder.stop();
+                forwarder.done().await;
+            }
+        }
+    }
+}
+
+/// Events that may be in Kafka must not go to the store by another way, where they would be there twice.
+fn check_target(ledger: &Ledger, to_kafka: bool, waiting: u64) -> Result<()> {
+    if to_kafka || waiting == 0 || ledger.target() == Target::Store {
+        return Ok(());
+    }
+    let problem = format!(
+        "{waiting} events wait in the spool that may be in Kafka already: start once with [kafka] until greypit_waiting_events is 0"
+    );
+    Err(Error::Config { key: "kafka.brokers".into(), problem })
 }
 
 /// Checks a node name.

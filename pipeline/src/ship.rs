@@ -34,8 +34,8 @@ use crate::store::{Put, Store};
 use crate::{Error, Result};
 
 /// Pauses between attempts: from the first to the last.
-const RETRY_FIRST: Duration = Duration::from_millis(200);
-const RETRY_LAST: Duration = Duration::from_secs(15);
+pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(200);
+pub(crate) const RETRY_LAST: Duration = Duration::from_secs(15);
 
 /// How often batches are looked for when nothing rings.
 const TICK: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ pub(crate) struct Shipper {
     pub(crate) config: batch::Config,
     pub(crate) template: Template,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) ledger: Mutex<Ledger>,
+    pub(crate) ledger: Arc<Mutex<Ledger>>,
     pub(crate) store: Store,
     pub(crate) encoders: Encoders,
     pub(crate) health: Health,
@@ -57,6 +57,14 @@ pub(crate) struct Shipper {
 }
 
 impl Shipper {
+    /// Ships the batches that have been cut, and nothing else.
+    pub(crate) async fn finish_cuts(self: Arc<Shipper>) {
+        let cuts = self.ledger().open_cuts();
+        for cut in cuts {
+            self.ship(cut).await;
+        }
+    }
+
     /// Ships until the spool has ended and everything complete is in the store.
     pub(crate) async fn run(self: Arc<Shipper>) {
         let slots = Arc::new(Semaphore::new(self.encoders.threads + 1));
@@ -193,12 +201,7 @@ impl Shipper {
         let shipper = self.clone();
         let freed = tokio::task::spawn_blocking(move || {
             let undone = shipper.ledger().lowest_undone();
-            let mut segments = shipper.shared.segments();
-            let freed = segments.delete_done(&undone)?;
-            if segments.newest_is_done(&undone) {
-                shipper.shared.newest_is_done.store(true, Ordering::Relaxed);
-            }
-            Ok::<u64, Error>(freed)
+            shipper.shared.free(&undone)
         });
         match freed.await {
             Ok(Ok(freed)) => tracing::debug!(freed, "spool: segments deleted"),
@@ -262,7 +265,7 @@ impl Shipper {
 }
 
 /// Between half of `pause` and all of it, so that many nodes do not come back at the same moment.
-fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish();
     pause.mul_f64(0.5 + (random % 1000) as f64 / 2000.0)
 }

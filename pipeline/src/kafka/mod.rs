@@ -37,6 +37,7 @@ pub mod check;
 pub mod compacted;
 pub mod config;
 mod errors;
+mod log;
 pub mod produce;
 mod properties;
 mod rights;

@@ -1,4 +1,5 @@
-//! The ledger: which batches have been cut, and which of them are in the store.
+//! The ledger: which batches have been cut, and which of them are in the store; or, where events go to Kafka, up to
+//! which number it has acknowledged them.
 //!
 //! One file of fixed size, `ledger`, whose blocks are written when it is made, so that a full disk can never keep
 //! greypit from noting that it may free some. It holds two slots of [`SLOT_BYTES`]; each change writes the whole state
@@ -10,6 +11,9 @@
 //! ```
 //! The state is small: for each kind the first number not yet cut, and the cuts that are not yet done, at most as many
 //! as objects are in flight. It also names the node and the epoch, one life of this spool directory.
+//!
+//! Where events go to Kafka, "cut" means acknowledged by the brokers, and no cut is open but those from before. That is
+//! noted late, at most a second's worth at a time: what was acknowledged and not noted is sent again after a crash.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -41,12 +45,32 @@ pub(crate) struct Cut {
     pub(crate) level: u32,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Where events go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Target {
+    /// As objects into the store.
+    #[default]
+    Store,
+    /// To Kafka, as single messages: what has not been acknowledged may be there all the same.
+    Kafka,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct KindState {
     /// Every event below has been cut.
     next: u64,
     /// Cut but not done, by first number.
     open: BTreeMap<u64, Cut>,
+    /// The partition that events from `next` on may already be in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    partition: Option<i32>,
+}
+
+impl Default for KindState {
+    fn default() -> KindState {
+        KindState { next: 1, open: BTreeMap::new(), partition: None }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +78,14 @@ struct State {
     node: String,
     epoch: String,
     kinds: BTreeMap<Kind, KindState>,
+    #[serde(default)]
+    target: Target,
+}
+
+impl State {
+    fn new(node: &str, epoch: String) -> State {
+        State { node: node.into(), epoch, kinds: BTreeMap::new(), target: Target::default() }
+    }
 }
 
 /// The open ledger.
@@ -78,7 +110,7 @@ impl Ledger {
         let short = len < 2 * SLOT_BYTES as u64;
         if short && segment_numbers(path.parent().unwrap_or(Path::new(".")))?.is_empty() {
             // Never finished being made: it is before the first segment, so nothing was ever cut.
-            return Ledger::create(file, path, State { node: node.into(), epoch: new_epoch(), kinds: BTreeMap::new() });
+            return Ledger::create(file, path, State::new(node, new_epoch()));
         }
         let (generation, state) = newest(&file, path)?;
         Ok(Ledger { file, path: path.into(), generation, state })
@@ -115,7 +147,7 @@ impl Ledger {
 
     /// Gives the spool a new identity; only for one with nothing left to ship.
     pub(crate) fn begin_epoch(&mut self, node: &str, epoch: String) -> Result<()> {
-        self.change(|state| *state = State { node: node.into(), epoch, kinds: BTreeMap::new() })
+        self.change(|state| *state = State::new(node, epoch))
     }
 
     /// The first number of `kind` that has not been cut.
@@ -134,6 +166,42 @@ impl Ledger {
         let mut cuts: Vec<Cut> = self.state.kinds.values().flat_map(|state| state.open.values().cloned()).collect();
         cuts.sort_by_key(|cut| cut.batch.from);
         cuts
+    }
+
+    /// Where what is in the spool was meant to go, and some of it may be.
+    pub(crate) fn target(&self) -> Target {
+        self.state.target
+    }
+
+    /// Notes where events go from here on, durably.
+    pub(crate) fn set_target(&mut self, target: Target) -> Result<()> {
+        if self.state.target == target {
+            return Ok(());
+        }
+        self.change(|state| state.target = target)
+    }
+
+    /// The partition that a kind's unacknowledged events may be in.
+    pub(crate) fn partition(&self, kind: Kind) -> Option<i32> {
+        self.state.kinds.get(&kind)?.partition
+    }
+
+    /// Fixes the partition that a kind's events go to from here on, durably.
+    pub(crate) fn set_partition(&mut self, kind: Kind, partition: i32) -> Result<()> {
+        if self.partition(kind) == Some(partition) {
+            return Ok(());
+        }
+        self.change(|state| state.kinds.entry(kind).or_default().partition = Some(partition))
+    }
+
+    /// Notes that all events of each kind below a number are acknowledged, durably.
+    pub(crate) fn acknowledge(&mut self, below: &[(Kind, u64)]) -> Result<()> {
+        self.change(|state| {
+            for (kind, below) in below {
+                let kind = state.kinds.entry(*kind).or_default();
+                kind.next = kind.next.max(*below);
+            }
+        })
     }
 
     /// Fixes a batch, durably.
@@ -305,6 +373,30 @@ mod tests {
         drop(open(&path).unwrap());
         std::fs::write(&path, vec![7; 2 * SLOT_BYTES]).unwrap();
         assert!(matches!(open(&path), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn what_kafka_has_acknowledged_is_known_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        let mut ledger = open(&path).unwrap();
+        ledger.cut(&cut(1, 10)).unwrap();
+        ledger.set_target(Target::Kafka).unwrap();
+        ledger.set_partition(TO, 7).unwrap();
+        ledger.acknowledge(&[(TO, 15), (Kind::new("from"), 3)]).unwrap();
+        ledger.acknowledge(&[(TO, 12)]).unwrap();
+        let ledger = open(&path).unwrap();
+        assert_eq!((ledger.target(), ledger.partition(TO)), (Target::Kafka, Some(7)));
+        assert_eq!((ledger.next(TO), ledger.next(Kind::new("from"))), (15, 3));
+        assert_eq!(ledger.lowest_undone()[&TO], 1, "the open cut is not in the store");
+        assert_eq!(ledger.partition(Kind::new("from")), None);
+    }
+
+    #[test]
+    fn a_ledger_from_before_kafka_is_read() {
+        let state = r#"{"node":"mx1","epoch":"e1","kinds":{"to":{"next":11,"open":{}}}}"#;
+        let state: State = serde_json::from_str(state).unwrap();
+        assert_eq!((state.target, state.kinds[&TO].partition), (Target::Store, None));
     }
 
     #[test]

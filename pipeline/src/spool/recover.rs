@@ -147,20 +147,14 @@ impl Recovered {
             let end = share.first_seq + u64::from(share.count);
             self.next_seqs.insert(share.kind, end);
             segment.last.insert(share.kind, end - 1);
-            let uncut = ledger.next(share.kind);
-            if share.first_seq >= uncut {
-                self.waiting_events += u64::from(share.count);
-                planner.add(
-                    Run {
-                        kind: share.kind,
-                        first: share.first_seq,
-                        count: share.count,
-                        bytes: share.bytes,
-                        received_us: group.received_us,
-                        at,
-                    },
-                    Instant::now(),
-                );
+            // Batches end with a share; what Kafka has acknowledged may end within one.
+            let first = ledger.next(share.kind).max(share.first_seq);
+            if first < end {
+                let count = (end - first) as u32;
+                self.waiting_events += u64::from(count);
+                let bytes = share.bytes / u64::from(share.count) * u64::from(count);
+                let received_us = group.received_us;
+                planner.add(Run { kind: share.kind, first, count, bytes, received_us, at }, Instant::now());
             }
         }
         self.take_checkpoints(group.checkpoints);

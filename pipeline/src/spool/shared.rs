@@ -1,12 +1,14 @@
 //! What the spool's writer and the shipper share: the segments, the batches, and who has to be told what.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::segments::Segments;
+use crate::Result;
 use crate::batch::{Batch, Planner};
 use crate::event::Kind;
 
@@ -17,6 +19,8 @@ pub(crate) struct Shared {
     planner: Mutex<Planner>,
     /// Rung when a batch is ready or the writer has ended.
     pub(crate) ready: Notify,
+    /// Rung with it, for a thread.
+    pub(crate) bell: Bell,
     /// The pipeline is being drained: what is queued is all that comes, and is written even beyond `spool.max_bytes`.
     pub(crate) draining: AtomicBool,
     /// The writer has ended: nothing will be added.
@@ -33,11 +37,28 @@ impl Shared {
             segments: Mutex::new(segments),
             planner: Mutex::new(planner),
             ready: Notify::new(),
+            bell: Bell::default(),
             draining: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             newest_is_done: AtomicBool::new(false),
             in_flight: Mutex::default(),
         }
+    }
+
+    /// Tells whoever takes batches that there is one, or that the writer has ended.
+    pub(crate) fn ring(&self) {
+        self.ready.notify_one();
+        self.bell.ring();
+    }
+
+    /// Deletes the segments that are done, and has the newest ended if it is. Gives the bytes freed.
+    pub(crate) fn free(&self, lowest_undone: &BTreeMap<Kind, u64>) -> Result<u64> {
+        let mut segments = self.segments();
+        let freed = segments.delete_done(lowest_undone)?;
+        if segments.newest_is_done(lowest_undone) {
+            self.newest_is_done.store(true, Ordering::Relaxed);
+        }
+        Ok(freed)
     }
 
     /// Notes that a batch is being shipped.
@@ -69,5 +90,29 @@ impl Shared {
 
     pub(crate) fn pop_ready(&self) -> Option<Batch> {
         self.planner().pop_ready()
+    }
+}
+
+/// Wakes a thread that waits for something to do. A ring before the wait is not lost; many are one.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    rung: Mutex<bool>,
+    waiter: Condvar,
+}
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *rung, true) {
+            self.waiter.notify_one();
+        }
+    }
+
+    /// Returns when it has rung since the last wait, or after `limit`.
+    pub(crate) fn wait(&self, limit: Duration) {
+        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.waiter.wait_timeout_while(rung, limit, |rung| !*rung);
+        let (mut rung, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *rung = false;
     }
 }

@@ -1,6 +1,7 @@
 //! For fuzzing recovery: a spool without a pipeline around it. The node is `mx1`, the epoch `e1`.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::shared::Shared;
 use super::writer::Writer;
 use crate::batch::Planner;
 use crate::codec::Codec;
-use crate::encode::read_batch;
+use crate::encode::{Read, read_batch};
 use crate::event::{Group, Kind};
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -49,7 +50,10 @@ pub fn recover(folder: &Path) -> Result<Summary> {
     planner.close_all();
     let mut records = Vec::new();
     while let Some(batch) = planner.pop_ready() {
-        read_batch(folder, &batch, |seq, body| records.push((batch.kind, seq, body.to_vec())))?;
+        read_batch(folder, &batch, |Read { seq, body, .. }| {
+            records.push((batch.kind, seq, body.to_vec()));
+            ControlFlow::Continue(())
+        })?;
         assert!(batch.first <= batch.last, "{batch:?}");
     }
     Ok(Summary {

@@ -159,7 +159,7 @@ impl Writer {
             self.shared.planner().close_all();
         }
         self.shared.ended.store(true, Ordering::Release);
-        self.shared.ready.notify_one();
+        self.shared.ring();
     }
 
     fn turn(&mut self) -> Turn {
@@ -455,7 +455,7 @@ impl Writer {
         let mut planner = self.shared.planner();
         planner.close_due(now_us, Instant::now());
         if planner.has_ready() {
-            self.shared.ready.notify_one();
+            self.shared.ring();
         }
         self.metrics.waiting_batches.set(planner.ready_batches() as i64);
         let in_flight = self.shared.in_flight();

@@ -1,0 +1,300 @@
+//! The thread that feeds the producer, from one producer to the next.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::acks::{Acks, KINDS_MAX, pack};
+use super::aside;
+use super::client::{self, BATCH_BYTES_MAX, Client, Sent};
+use super::failure::{Code, Failure};
+use super::forward::Forwarder;
+use super::lane::Lane;
+use super::upkeep::BATCH_BYTES_MIN;
+use crate::batch::Batch;
+use crate::encode::{Read, read_batch};
+use crate::event::Kind;
+use crate::ship::{RETRY_FIRST, RETRY_LAST, jittered};
+
+/// How often it looks around when nothing rings, and while the last events are on their way.
+const TICK: Duration = Duration::from_millis(250);
+const TICK_AT_END: Duration = Duration::from_millis(10);
+
+/// How long to wait where the client takes no more.
+const FULL: Duration = Duration::from_millis(5);
+
+/// Between two looks at the reports while a batch is fed.
+const EVENTS_BETWEEN: u64 = 1024;
+
+/// Why feeding ends.
+enum Exit {
+    Stopped,
+    Failed(Failure),
+}
+
+impl From<Failure> for Exit {
+    fn from(failure: Failure) -> Exit {
+        Exit::Failed(failure)
+    }
+}
+
+/// One producer and its reports.
+struct Session {
+    client: Client,
+    acks: Arc<Acks>,
+}
+
+/// What the thread knows.
+pub(super) struct Feeder {
+    pub(super) parts: Forwarder,
+    stop: Arc<AtomicBool>,
+    /// By the index that messages carry.
+    pub(super) lanes: Vec<Lane>,
+    /// Taken from the planner, and to be fed again.
+    pub(super) todo: VecDeque<Batch>,
+    /// Events that no broker takes.
+    pub(super) refused: BTreeMap<(usize, u64), Failure>,
+    pub(super) batch_bytes: usize,
+    pub(super) saved_at: Instant,
+    /// When something was acknowledged last, or nothing was on its way.
+    pub(super) moved_at: Instant,
+    /// Whether this producer has had something acknowledged.
+    pub(super) works: bool,
+    /// What the board says is wrong.
+    pub(super) said: Option<Code>,
+}
+
+impl Feeder {
+    pub(super) fn new(parts: Forwarder, stop: Arc<AtomicBool>) -> Feeder {
+        let now = Instant::now();
+        Feeder {
+            parts,
+            stop,
+            lanes: Vec::new(),
+            todo: VecDeque::new(),
+            refused: BTreeMap::new(),
+            batch_bytes: BATCH_BYTES_MAX,
+            saved_at: now,
+            moved_at: now,
+            works: false,
+            said: None,
+        }
+    }
+
+    /// Feeds one producer after the other until everything is acknowledged.
+    pub(super) fn run(mut self) {
+        let mut pause = RETRY_FIRST;
+        while !self.is_stopped() {
+            self.works = false;
+            let acks = Arc::new(Acks::new(self.parts.shared.clone()));
+            let exit = self.session(&acks);
+            // The producer is gone, and with it its last reports have come.
+            self.settle(&acks);
+            match exit {
+                Ok(()) | Err(Exit::Stopped) => break,
+                Err(Exit::Failed(failure)) => self.give_up(&acks, failure),
+            }
+            pause = if self.works { RETRY_FIRST } else { (pause * 2).min(RETRY_LAST) };
+            self.pause(jittered(pause));
+        }
+        self.save();
+    }
+
+    fn session(&mut self, acks: &Arc<Acks>) -> Result<(), Exit> {
+        let settings = client::settings(&self.parts.output.config, self.batch_bytes);
+        let client = Client::start(&settings, acks.clone(), self.parts.output.metrics.clone())?;
+        let session = Session { client, acks: acks.clone() };
+        self.moved_at = Instant::now();
+        loop {
+            self.check(&session)?;
+            self.settle(acks);
+            self.report(acks);
+            // In this order: what was added before the end is seen after it.
+            let ended = self.parts.shared.ended.load(Ordering::Acquire);
+            let next = self.todo.pop_front().or_else(|| self.parts.shared.pop_ready());
+            match next {
+                Some(batch) => self.feed(&session, batch)?,
+                None if !ended => self.parts.shared.bell.wait(TICK),
+                None if self.lanes.iter().all(|lane| lane.stream.is_done()) => return Ok(()),
+                None => self.parts.shared.bell.wait(TICK_AT_END),
+            }
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn pause(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while !self.is_stopped()
+            && let Some(left) = until.checked_duration_since(Instant::now())
+        {
+            self.parts.shared.bell.wait(left);
+        }
+    }
+
+    /// The index of a kind's lane, which is made where there is none.
+    fn lane(&mut self, kind: Kind) -> usize {
+        if let Some(index) = self.lanes.iter().position(|lane| lane.kind == kind) {
+            return index;
+        }
+        if self.lanes.len() < KINDS_MAX {
+            let acknowledged = self.parts.ledger().next(kind);
+            self.lanes.push(Lane::new(&self.parts, kind, acknowledged));
+            return self.lanes.len() - 1;
+        }
+        KINDS_MAX
+    }
+
+    /// Hands over the events of a batch.
+    fn feed(&mut self, session: &Session, batch: Batch) -> Result<(), Exit> {
+        self.parts.shared.began(&batch);
+        let index = self.lane(batch.kind);
+        let Some(lane) = self.lanes.get_mut(index) else {
+            self.todo.push_front(batch);
+            return Err(Failure::new(Code::Other, format!("more than {KINDS_MAX} kinds")).into());
+        };
+        lane.stream.take(batch.clone());
+        self.open(session, index)?;
+        let reading = Batch { first: batch.first.max(self.lanes[index].stream.acknowledged()), ..batch.clone() };
+        let (mut next, mut found, mut exit) = (reading.first, 0, Ok(()));
+        let folder = self.parts.folder.clone();
+        let read = read_batch(&folder, &reading, |event| {
+            exit = self.event(session, index, event);
+            if exit.is_err() {
+                return ControlFlow::Break(());
+            }
+            (next, found) = (event.seq + 1, found + 1);
+            if found % EVENTS_BETWEEN == 0 {
+                self.settle(&session.acks);
+            }
+            ControlFlow::Continue(())
+        });
+        exit?;
+        read.map_err(|error| Failure::new(Code::Spool, error.to_string()))?;
+        let missing = batch.last + 1 - reading.first - found;
+        if missing > 0 {
+            self.parts.metrics.ship_missing_events.inc_by(missing);
+            tracing::error!(kind = %batch.kind, next, missing, "events could not be read back from the spool");
+        }
+        self.lanes[index].stream.fed(&batch);
+        Ok(())
+    }
+
+    /// Hands over one event, when there is room.
+    fn event(&mut self, session: &Session, index: usize, event: Read<'_>) -> Result<(), Exit> {
+        self.wait_while(session, index, |lane| lane.stream.must_wait())?;
+        if self.lanes[index].fence.is_some_and(|fence| event.seq >= fence.below) {
+            self.wait_while(session, index, |lane| lane.stream.in_flight() > 0)?;
+            self.pass_fence(index)?;
+        }
+        loop {
+            let refused = self.set_aside(index, event)?;
+            let lane = &mut self.lanes[index];
+            let record = match refused {
+                Some(code) => lane.records.marker(event, code.name()),
+                None => lane.records.of(event),
+            };
+            let bytes = record.value.len() as u64;
+            let number = lane.stream.send(event.seq, bytes, Instant::now());
+            let sent = session.client.send(&lane.topic, lane.partition, &self.parts.node, &record, pack(index, number));
+            match sent {
+                Ok(Sent::Queued) => return Ok(()),
+                Ok(Sent::Full) => {
+                    lane.stream.unsend(bytes);
+                    self.parts.shared.bell.wait(FULL);
+                    self.check(session)?;
+                    self.settle(&session.acks);
+                    self.report(&session.acks);
+                }
+                Err(failure) if failure.code.is_of_the_event() && refused.is_none() => {
+                    lane.stream.unsend(bytes);
+                    self.refused.insert((index, event.seq), failure);
+                }
+                Err(failure) => {
+                    lane.stream.unsend(bytes);
+                    return Err(failure.into());
+                }
+            }
+        }
+    }
+
+    /// Keeps an event aside if no broker takes it, and says why that is.
+    fn set_aside(&mut self, index: usize, event: Read<'_>) -> Result<Option<Code>, Exit> {
+        let lane = &mut self.lanes[index];
+        let known = self.refused.get(&(index, event.seq));
+        // A marker is small; all else is looked at only where it may be too large.
+        if known.is_none() && lane.max_bytes.is_none_or(|max| event.body.len() * 2 + 1024 < max) {
+            return Ok(None);
+        }
+        let record = lane.records.of(event);
+        let too_large = lane.max_bytes.filter(|max| record.bytes_max() > *max);
+        let too_large = too_large.map(|max| {
+            let text = format!("topic {}: larger than its max.message.bytes = {max}", lane.topic);
+            Failure::new(Code::TooLarge, text)
+        });
+        let Some(failure) = known.cloned().or(too_large) else { return Ok(None) };
+        let written = aside::write(&self.parts.aside, record.id, record.value, &failure);
+        written.map_err(|error| Failure::new(Code::Spool, error.to_string()))?;
+        self.parts.output.metrics.set_aside.with_label_values(&[failure.code.name()]).inc();
+        let (id, bytes) = (record.id, record.value.len());
+        tracing::error!(id, bytes, reason = failure.text, folder = %self.parts.aside.display(), "kafka: event set aside");
+        Ok(Some(failure.code))
+    }
+
+    /// Finds out where the lane's events go, and how large they may be.
+    fn open(&mut self, session: &Session, index: usize) -> Result<(), Exit> {
+        let lane = &mut self.lanes[index];
+        if lane.is_open {
+            return Ok(());
+        }
+        let partitions = session.client.partitions(&lane.topic)?;
+        if lane.max_bytes.is_none() {
+            lane.max_bytes = client::max_message_bytes(&self.parts.output.config, &lane.topic);
+        }
+        let opened = lane.open(&self.parts.node, partitions, &mut self.parts.ledger());
+        opened.map_err(|error| Failure::new(Code::Spool, error.to_string()))?;
+        if let Some(max) = lane.max_bytes.filter(|max| *max < self.batch_bytes) {
+            self.batch_bytes = max.max(BATCH_BYTES_MIN);
+            let text = format!("topic {} takes at most {max} bytes at once; the producer is made again", lane.topic);
+            return Err(Failure::new(Code::Purged, text).into());
+        }
+        Ok(())
+    }
+
+    fn pass_fence(&mut self, index: usize) -> Result<(), Exit> {
+        let passed = self.lanes[index].pass_fence(&mut self.parts.ledger());
+        passed.map_err(|error| Failure::new(Code::Spool, error.to_string()).into())
+    }
+
+    fn wait_while(&mut self, session: &Session, index: usize, condition: impl Fn(&Lane) -> bool) -> Result<(), Exit> {
+        if !condition(&self.lanes[index]) {
+            return Ok(());
+        }
+        session.acks.set_eager(true);
+        loop {
+            self.check(session)?;
+            self.settle(&session.acks);
+            self.report(&session.acks);
+            if !condition(&self.lanes[index]) {
+                session.acks.set_eager(false);
+                return Ok(());
+            }
+            self.parts.shared.bell.wait(TICK);
+        }
+    }
+
+    fn check(&self, session: &Session) -> Result<(), Exit> {
+        if self.is_stopped() {
+            return Err(Exit::Stopped);
+        }
+        if session.acks.has_failed() {
+            let unknown = || Failure::new(Code::Other, "the producer has failed");
+            return Err(Exit::Failed(session.acks.failure().unwrap_or_else(unknown)));
+        }
+        Ok(())
+    }
+}
