@@ -424,7 +424,11 @@ mod tests {
     use greypit_pipeline::units::Span;
 
     fn load(text: &str) -> Result<Config, String> {
-        let env = |name: &str| (name == "BUCKET").then(|| "logs".to_owned());
+        let env = |name: &str| match name {
+            "BUCKET" => Some("logs".to_owned()),
+            "KAFKA_PASSWORD" => Some("hunter2".to_owned()),
+            _ => None,
+        };
         let source = Some(("greypit.toml".into(), text.to_owned()));
         Loaded::new(source, env).map(|loaded| loaded.config).map_err(|error| error.to_string())
     }
@@ -609,6 +613,14 @@ mod tests {
             }
         }
         load(include_str!("../config/minimal.toml")).unwrap();
+    }
+
+    #[test]
+    fn the_configs_of_a_farm_are_valid_and_of_one_farm() {
+        let collect = load(include_str!("../config/farm-collect.toml")).unwrap();
+        let ship = load(include_str!("../config/farm-ship.toml")).unwrap();
+        assert_eq!((collect.roles, ship.roles), (vec![Role::Collect], vec![Role::Ship]));
+        assert_eq!(kafka::Config { max_memory: ship.kafka.max_memory, ..collect.kafka }, ship.kafka);
     }
 
     #[test]

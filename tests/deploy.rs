@@ -48,7 +48,9 @@ async fn every_metric_of_the_alerts_is_there_from_the_start() {
     let there: BTreeSet<&str> =
         answer.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(['{', ' ']).next()).collect();
     let rules = read("deploy/prometheus/greypit.rules.yml");
-    let named = metrics(&rules);
+    let mut named = metrics(&rules);
+    // Those are there where events go through Kafka.
+    named.retain(|name| !name.starts_with("greypit_kafka_"));
     assert!(named.len() > 15, "{named:?}");
     let missing: Vec<_> = named.difference(&there).collect();
     assert!(missing.is_empty(), "{missing:?} are not in\n{answer}");

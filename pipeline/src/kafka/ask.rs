@@ -24,6 +24,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a question that is under way looks at what the connections say.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How long it listens then.
+const LISTEN: Duration = Duration::from_millis(20);
+
 /// What connections say is kept up to this many lines.
 const SAID_MAX: usize = 64;
 
@@ -71,17 +74,28 @@ struct Listener {
     said: Mutex<Vec<(Code, String)>>,
 }
 
+impl Listener {
+    fn hear(&self, code: Code, reason: &str) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() < SAID_MAX {
+            said.push((code, reason.to_owned()));
+        }
+    }
+}
+
 impl ClientContext for Listener {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka");
+        // A broker that just hangs up, as one does that expects TLS, is no error to librdkafka and only logged.
+        if facility == "FAIL" {
+            let reason = message.split_once("]: ").map_or(message, |(_thread, reason)| reason);
+            self.hear(Code::BrokerTransportFailure, reason);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(code) = error.rdkafka_error_code()
-            && said.len() < SAID_MAX
-        {
-            said.push((code, reason.to_owned()));
+        if let Some(code) = error.rdkafka_error_code() {
+            self.hear(code, reason);
         }
     }
 }
@@ -101,7 +115,7 @@ impl<'a> Ask<'a> {
     /// Connects to one of `brokers`. Blocks.
     pub(crate) fn connect_to(config: &'a Config, brokers: &str) -> Result<Ask<'a>, Problem> {
         let mut settings = config.client();
-        settings.set("bootstrap.servers", brokers);
+        settings.set("bootstrap.servers", brokers).set_log_level(RDKafkaLogLevel::Info);
         let client: BaseProducer<Listener> = settings
             .create_with_context(Listener::default())
             .map_err(|error| Problem::of("use [kafka.properties]", &error))?;
@@ -112,7 +126,8 @@ impl<'a> Ask<'a> {
                 Ok(metadata) => return Ok(Ask { config, brokers: brokers.to_owned(), client, metadata }),
                 Err(error) => error,
             };
-            client.poll(Duration::ZERO);
+            // Log lines and errors are in one queue; no time at all would take one of them.
+            client.poll(LISTEN);
             let said = client.context().said.lock().unwrap_or_else(PoisonError::into_inner);
             // Every one of them has been tried.
             let all_down = said.iter().any(|(code, _)| *code == Code::AllBrokersDown);
@@ -189,7 +204,14 @@ impl<'a> Ask<'a> {
 
     /// What may be done with this group. Blocks.
     pub(crate) fn rights_on_group(&self, group: &str) -> rights::Rights {
-        rights::of_group(self.client.client(), group)
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match rights::of_group(self.client.client(), group) {
+                // A cluster's first question of a group makes the place where groups are kept.
+                Err(code) if Class::of(code) == Class::Away && Instant::now() < until => std::thread::sleep(LOOK),
+                rights => return rights,
+            }
+        }
     }
 
     async fn create_with(&self, topics: &[New], options: &AdminOptions) -> Result<Vec<String>, Problem> {

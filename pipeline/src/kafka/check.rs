@@ -136,7 +136,7 @@ async fn look_at_topics(
         .flat_map(|topic| {
             let spread = there[&topic.name];
             let about = format!("topic {}", topic.name);
-            let shape = format!("{} partitions, {} copies", spread.partitions, spread.replication);
+            let shape = shape(spread.partitions, spread.replication);
             let settings = match &settings {
                 Ok(settings) => settings.get(&topic.name),
                 Err(problem) => return vec![Finding::note(about, format!("{shape}; {}", problem.line))],
@@ -204,7 +204,7 @@ async fn look_at_missing(ask: &Ask<'_>, config: &Config, new: &[New]) -> Vec<Fin
             false => Finding::wrong(about, super::topics::missing_line(ask.asked(), std::slice::from_ref(topic))),
             true => match ask.try_create(std::slice::from_ref(topic)).await {
                 Ok(()) => {
-                    let shape = format!("{} partitions, {} copies", topic.partitions, topic.replication);
+                    let shape = shape(topic.partitions as usize, topic.replication as usize);
                     Finding::ok(about, format!("is missing and will be created: {shape}"))
                 }
                 Err(problem) => Finding::wrong(about, problem.line),
@@ -212,6 +212,12 @@ async fn look_at_missing(ask: &Ask<'_>, config: &Config, new: &[New]) -> Vec<Fin
         });
     }
     findings
+}
+
+fn shape(partitions: usize, copies: usize) -> String {
+    let partitions = if partitions == 1 { "1 partition".to_owned() } else { format!("{partitions} partitions") };
+    let copies = if copies == 1 { "1 copy".to_owned() } else { format!("{copies} copies") };
+    format!("{partitions}, {copies}")
 }
 
 fn look_at_rights(ask: &Ask<'_>, config: &Config, wanted: &[Wanted], does: Does) -> Vec<Finding> {

@@ -194,7 +194,14 @@ impl Problem {
     /// The same, in the words of the broker or of librdkafka.
     pub(crate) fn said(doing: &str, code: Code, says: &str) -> Problem {
         let class = Class::of(code);
-        let problem = Problem::new(class, format!("cannot {doing}: {}; {}", plain(says), class.advice()));
+        let advice = match class {
+            // What one that expects TLS, or a password, does to a client that does not.
+            Class::Away if says.contains("Disconnected") => {
+                "see that the broker runs, and that security.protocol in [kafka.properties] is what this port of it wants"
+            }
+            class => class.advice(),
+        };
+        let problem = Problem::new(class, format!("cannot {doing}: {}; {advice}", plain(says)));
         // Without a word about certificates a broker, or what stands before it, may just be starting.
         let untrusted = class == Class::Tls && says.contains("certificate");
         Problem { definite: problem.definite || untrusted, ..problem }

@@ -119,6 +119,15 @@ impl Properties {
         self.check_security()
     }
 
+    /// Whether the files that they name can be read; of which OpenSSL says no more than that something did not work.
+    pub(crate) fn check_files(&self) -> Result<(), Problem> {
+        let named = self.iter().filter(|(name, _)| name.starts_with("ssl.") && name.ends_with(".location"));
+        for (name, path) in named {
+            std::fs::File::open(path).map_err(|error| (name.to_owned(), format!("{path} cannot be read: {error}")))?;
+        }
+        Ok(())
+    }
+
     fn check(&self, name: &str, value: &str) -> Result<(), String> {
         if let Some(reason) = refused(name) {
             return Err(format!("cannot be set here: {reason}"));

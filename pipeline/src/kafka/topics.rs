@@ -95,6 +95,7 @@ impl Wanted {
 /// [`Error::Config`] where a topic is missing and must not or cannot be created, or where waiting cannot mend what keeps
 /// the brokers from being asked.
 pub async fn prepare(config: &Config, wanted: Vec<Wanted>, health: &Health) -> Result<Option<JoinHandle<()>>> {
+    try_properties(config)?;
     match try_prepare(config, &wanted).await {
         Ok(()) => {
             health.ok(PART);
@@ -114,6 +115,8 @@ pub async fn prepare(config: &Config, wanted: Vec<Wanted>, health: &Health) -> R
 /// # Errors
 /// [`Error::Config`] with what librdkafka says.
 pub fn try_properties(config: &Config) -> Result<()> {
+    let unreadable = |(name, problem)| Error::Config { key: format!("kafka.properties.{name}"), problem };
+    config.properties.check_files().map_err(unreadable)?;
     let client: rdkafka::error::KafkaResult<rdkafka::producer::BaseProducer> = config.client().create();
     client.map(drop).map_err(|error| Error::Config {
         key: "kafka.properties".into(),
