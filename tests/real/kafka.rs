@@ -419,18 +419,13 @@ fn messages_that_no_greypit_made_are_counted_and_skipped() {
     wait_shipped(&kafka, &mut daemon, 100);
     let good = kafka.messages(TOPIC).pop().expect("a message");
     let id = good.header("id").to_owned();
-    type Headers<'a> = &'a [(&'a str, &'a str)];
-    let foreign: [(Headers<'_>, &[u8]); 6] = [
-        (&[], b"{}"),
-        (&[("id", "no id at all")], b"{\"id\":\"no id at all\"}"),
-        (&[("id", &id)], b"no JSON"),
-        (&[("id", &id)], b"{\"id\":\"another-6ake-syslog-1\",\"node\":\"another\"}"),
-        (&[("id", &id)], b"\xff\xfe\n\n"),
-        (&[("id", &id)], b""),
-    ];
-    for (headers, value) in foreign {
-        kafka.send(TOPIC, good.partition, "mx1", headers, value);
-    }
+    let send = |headers: &[(&str, &str)], value: &[u8]| kafka.send(TOPIC, good.partition, "mx1", headers, value);
+    send(&[], b"{}");
+    send(&[("id", "no id at all")], b"{\"id\":\"no id at all\"}");
+    send(&[("id", &id)], b"no JSON");
+    send(&[("id", &id)], b"{\"id\":\"another-6ake-to-1\",\"node\":\"another\"}");
+    send(&[("id", &id)], b"\xff\xfe\n\n");
+    send(&[("id", &id)], b"");
     let after = messages("after", 100, 100);
     daemon.log_lines(&after);
     sent.extend(after);

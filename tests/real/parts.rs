@@ -124,35 +124,30 @@ fn kafka_keeps_messages_while_any_one_broker_is_away() {
     let value = |text: &str| text.as_bytes().to_vec();
     let say = |kafka: &Kafka, text: &str| kafka.send("topic", 1, "key", &[("id", text)], &value(text));
     say(&kafka, "first");
-    for number in 0..kafka.count() {
-        kafka.kill(number);
-        say(&kafka, &format!("without {number}"));
-        kafka.spawn(number);
-        kafka.wait_whole();
-        kafka.cut(number);
-        assert!(!kafka.answers(number));
-        // It may go on as the leader, unreachable, so that messages wait.
-        std::thread::scope(|scope| {
-            scope.spawn(|| say(&kafka, &format!("with {number} cut off")));
-            kafka.mend(number);
-        });
-        kafka.wait_whole();
-    }
-    kafka.signal(0, "STOP");
+    kafka.kill(0);
+    say(&kafka, "while one is dead");
+    kafka.spawn(0);
+    kafka.wait_whole();
+    kafka.cut(1);
+    assert!(!kafka.answers(1));
+    // It may go on as the leader, unreachable: then the message waits.
+    std::thread::scope(|scope| {
+        scope.spawn(|| say(&kafka, "while one is cut off"));
+        kafka.mend(1);
+    });
+    kafka.wait_whole();
+    kafka.signal(2, "STOP");
     say(&kafka, "while one sleeps");
-    kafka.signal(0, "CONT");
+    kafka.signal(2, "CONT");
     kafka.wait_whole();
     let texts: Vec<_> = kafka.messages("topic").into_iter().map(|message| message.value).collect();
-    let mut expected = vec!["first".to_owned()];
-    expected.extend((0..3).flat_map(|number| [format!("without {number}"), format!("with {number} cut off")]));
-    expected.push("while one sleeps".to_owned());
-    assert_eq!(texts, expected);
-    assert_eq!(kafka.ends("topic"), [(0, 0), (1, 8)].into());
+    assert_eq!(texts, ["first", "while one is dead", "while one is cut off", "while one sleeps"]);
+    assert_eq!(kafka.ends("topic"), [(0, 0), (1, 4)].into());
     assert_eq!(kafka.committed("group", "topic"), [].into());
     kafka.reset("group", "topic", 3);
     assert_eq!(kafka.committed("group", "topic"), [(0, 3), (1, 3)].into());
     kafka.terminate(1);
-    assert_eq!(kafka.messages("topic").len(), 8);
+    assert_eq!(kafka.messages("topic").len(), 4);
     kafka.delete_topic("topic");
     assert!(kafka.topics().is_empty());
 }
