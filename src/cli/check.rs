@@ -5,9 +5,8 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bytes::Bytes;
 use greypit_pipeline::kafka::{self, check::Finding, check::Verdict};
-use greypit_pipeline::store::{Object, Put, Store};
+use greypit_pipeline::store::{Store, StoreError};
 use serde::Serialize;
 
 use super::{EXIT_DONE, EXIT_NO, Stop, block_on, end, printable};
@@ -145,22 +144,43 @@ async fn connect(config: &Config, store: &Store) -> Vec<Finding> {
 
 /// Whether the store can be written to and read, and keeps its word never to overwrite, on which exactly-once stands.
 async fn try_store(store: &Store) -> Result<&'static str, String> {
-    let told = |error: greypit_pipeline::store::StoreError| error.to_string();
+    let told = |error: StoreError| error.to_string();
     store.check().await.map_err(told)?;
-    let probe = Object {
-        bytes: Bytes::from_static(b"written by greypit check --connect; may be deleted\n"),
-        content_type: "text/plain",
-        metadata: Vec::new(),
-    };
-    if store.put_new(PROBE, &probe).await.map_err(told)? == Put::Created
-        && store.put_new(PROBE, &probe).await.map_err(told)? == Put::Created
-    {
-        return Err(
-            "overwrites what is there although asked not to (If-None-Match: * is ignored): events could be lost \
-                    or be there twice; use a store or a version of it that knows conditional writes"
-                .into(),
-        );
-    }
+    store.check_never_overwrites(PROBE).await.map_err(told)?;
     store.get(PROBE).await.map_err(told)?;
     Ok("can be written and read, and never overwrites")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_directory_is_tried_and_left_as_it_was_but_for_the_probe() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.store.url = folder.path().display().to_string();
+        let store = Store::open(&config.store).unwrap();
+        for _ in 0..2 {
+            let found = connect(&config, &store).await;
+            let line = "can be written and read, and never overwrites";
+            assert_eq!(found, [Finding::ok(format!("store {}", store.url()), line)]);
+        }
+        let names: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names, ["_cut"]);
+        assert!(store.list("").await.unwrap().is_empty(), "no object of records");
+
+        std::fs::remove_dir_all(folder.path()).unwrap();
+        std::fs::write(folder.path(), "a file").unwrap();
+        let found = connect(&config, &store).await;
+        assert!(matches!(&found[..], [Finding { verdict: Verdict::Wrong(_), .. }]), "{found:?}");
+    }
+
+    #[test]
+    fn a_line_is_plain_and_its_json_is_one_object() {
+        let finding = Finding::wrong("topic a", "is\u{1b} gone");
+        assert_eq!(Line::of(&finding).text(), "wrong  topic a: is\\u{1b} gone");
+        assert_eq!(Line::of(&finding).json(), r#"{"verdict":"wrong","about":"topic a","line":"is\u001b gone"}"#);
+    }
 }

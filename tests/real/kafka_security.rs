@@ -21,14 +21,14 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use support::greypit::Greypit;
 use support::net::free_port;
-use support::{Folder, Process, parts_dir, run, wait_up_to};
+use support::{Folder, Process, parts_dir, run, wait_for, wait_up_to};
 
 /// Stands in no output, log or metric.
 const PASSWORD: &str = "correct-horse-battery";
 
 /// A broker with a listener for each way in.
 struct Secured {
-    _process: Process,
+    process: Option<Process>,
     /// TLS alone, with a client's certificate.
     tls: u16,
     /// Like it, but the certificate is another host's.
@@ -42,6 +42,13 @@ struct Secured {
 
 impl Secured {
     fn start() -> Secured {
+        let mut kafka = Secured::new();
+        kafka.run();
+        kafka
+    }
+
+    /// One that does not run yet.
+    fn new() -> Secured {
         let folder = Folder::new("kafka-secured");
         let authority = Authority::new();
         std::fs::write(folder.join("ca.pem"), authority.0.pem()).expect("a folder of ours");
@@ -65,21 +72,25 @@ impl Secured {
             .arg(&config)
             .arg("--add-scram")
             .arg(format!("SCRAM-SHA-512=[name=scram,password={PASSWORD}]")));
-        let log = File::create(folder.join("log")).expect("the broker's log file");
+        Secured { process: None, tls, misnamed, sasl, open, folder }
+    }
+
+    /// Starts it, and waits until it answers.
+    fn run(&mut self) {
+        let log = File::create(self.folder.join("log")).expect("the broker's log file");
         let mut command = java();
         command
-            .args(["kafka.Kafka".as_ref(), config.as_os_str()])
+            .args(["kafka.Kafka".as_ref(), self.folder.join("server.properties").as_os_str()])
             .stdout(log.try_clone().expect("the broker's log file"))
             .stderr(log);
-        let mut process = Process::spawn("Kafka", &mut command);
+        let process = self.process.insert(Process::spawn("Kafka", &mut command));
         let client: BaseProducer =
-            ClientConfig::new().set("bootstrap.servers", local(open)).create().expect("a client");
+            ClientConfig::new().set("bootstrap.servers", local(self.open)).create().expect("a client");
         wait_up_to(Duration::from_secs(120), "Kafka to answer", || {
             process.assert_alive();
             let metadata = client.client().fetch_metadata(None, Duration::from_secs(1)).ok()?;
             (!metadata.brokers().is_empty()).then_some(())
         });
-        Secured { _process: process, tls, misnamed, sasl, open, folder }
     }
 
     /// A greypit that may come in by TLS alone.
@@ -283,6 +294,21 @@ fn every_way_in_is_fine() {
     assert!(text.contains("rights on topic greypit.to: Write, Read, Describe"), "{text}");
     let (_, metrics) = greypit.get("/metrics").expect("it answers");
     assert!(!metrics.contains(PASSWORD) && !greypit.log().contains(PASSWORD), "the password shows");
+}
+
+#[test]
+fn brokers_that_are_away_at_the_start_are_found_later() {
+    let mut kafka = Secured::new();
+    let mut greypit = kafka.by_sasl("SCRAM-SHA-512", "scram", PASSWORD);
+    greypit.start();
+    let readiness = greypit.readiness().expect("it answers").to_string();
+    assert!(readiness.contains("Connection refused") && readiness.contains("see that the brokers run"), "{readiness}");
+    kafka.run();
+    wait_for("the topics", || {
+        let (_, text) = check(&greypit);
+        text.contains("topic greypit.to: 2 partitions, 1 copy").then_some(())
+    });
+    assert!(!greypit.log().contains(PASSWORD), "the password shows");
 }
 
 #[test]

@@ -109,6 +109,25 @@ impl Store {
         }
     }
 
+    /// Whether the store keeps the promise never to overwrite, on which exactly-once stands: writes an object twice, of
+    /// which it must refuse one. The object stays there; another check finds it.
+    ///
+    /// # Errors
+    /// Class `unsupported` where it overwrites.
+    pub async fn check_never_overwrites(&self, key: &str) -> Result<()> {
+        let probe = Object {
+            bytes: Bytes::from_static(b"written by greypit check --connect; may be deleted\n"),
+            content_type: "text/plain",
+            metadata: Vec::new(),
+        };
+        if self.put_new(key, &probe).await? == Put::Exists || self.put_new(key, &probe).await? == Put::Exists {
+            return Ok(());
+        }
+        let reason = "it overwrites what is there although asked not to (If-None-Match: * is ignored), so events could be \
+                      lost or be there twice; use a store, or a version of it, that knows conditional writes";
+        Err(StoreError::new("rely on", self.url(), "unsupported", reason))
+    }
+
     /// Reads an object of at most [`OBJECT_BYTES_MAX`] bytes.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use aws_sdk_s3::config::Region;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::{Config, Encryption, Object, Put, StoreError};
+use super::super::{Config, Encryption, Object, Put, Store, StoreError};
 use super::{S3Store, client};
 use crate::units::{Size, Span};
 
@@ -184,6 +184,18 @@ async fn credentials_that_may_only_write_pass_the_check() {
     let (endpoint, _) = serve(vec![Act::Answer(404, "<Error><Code>NoSuchBucket</Code></Error>")]).await;
     let error = store_at(&endpoint).await.check().await.unwrap_err();
     assert!(error.is_config() && error.reason.contains("'bucket'"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_overwrites_is_found_out() {
+    let twice = async |second| {
+        let (endpoint, _) = serve(vec![Act::Answer(200, ""), second]).await;
+        Store::S3(store_at(&endpoint).await).check_never_overwrites("_cut/_check").await
+    };
+    twice(Act::Answer(412, "<Error><Code>PreconditionFailed</Code></Error>")).await.unwrap();
+    let error = twice(Act::Answer(200, "")).await.unwrap_err();
+    assert_eq!(error.class, "unsupported");
+    assert!(error.to_string().contains("overwrites what is there"), "{error}");
 }
 
 #[tokio::test]
