@@ -34,7 +34,6 @@ pub(crate) enum Class {
 
 impl Class {
     /// Every class, to register metrics.
-    #[allow(dead_code, reason = "the producer and the shipper follow")]
     pub(crate) const ALL: [Class; 11] = [
         Class::Away,
         Class::Authentication,
@@ -50,7 +49,6 @@ impl Class {
     ];
 
     /// The word for metrics.
-    #[allow(dead_code, reason = "the producer and the shipper follow")]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Class::Away => "broker_away",
