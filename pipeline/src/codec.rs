@@ -173,6 +173,17 @@ impl Stream {
 }
 
 impl Encoder {
+    /// How many bytes have come out so far.
+    pub(crate) fn len(&self) -> usize {
+        match &self.stream {
+            Stream::Bzip2(encoder) => encoder.get_ref().len(),
+            Stream::Zstd(encoder) => encoder.get_ref().len(),
+            Stream::Gzip(encoder) => encoder.get_ref().len(),
+            Stream::None(out) => out.len(),
+            Stream::Broken(_) => 0,
+        }
+    }
+
     /// Ends the stream.
     ///
     /// # Errors

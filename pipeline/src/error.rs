@@ -48,6 +48,14 @@ pub enum Error {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// Apache Kafka.
+    #[error("kafka: cannot {operation}: {what}")]
+    Kafka {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// What the broker or the client says.
+        what: String,
+    },
     /// The object store.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),

@@ -27,6 +27,8 @@ pub mod spool;
 pub mod store;
 pub mod submit;
 pub mod units;
+mod upload;
+mod workers;
 
 pub use error::{Error, Result};
 pub use event::{Checkpoint, Event, Group, Kind};

@@ -3,8 +3,10 @@
 //! Nothing here fails because of one bad line: a line that is too long, no UTF-8, no JSON object or without a proper `id`
 //! is counted and passed over.
 
-mod ids;
+pub(crate) mod ids;
 mod lines;
+pub(crate) mod runs;
 
-pub use ids::{Gap, Id, Ids, Start, StreamReport, Verdict};
+pub use ids::{Id, Ids, Start, StreamReport, Verdict};
 pub use lines::{LINE_BYTES_MAX, Line, Lines};
+pub use runs::Gap;

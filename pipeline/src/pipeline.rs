@@ -16,7 +16,7 @@ use crate::health::Health;
 use crate::kafka;
 use crate::key::Template;
 use crate::metrics::Metrics;
-use crate::ship::{Encoders, Shipper};
+use crate::ship::Shipper;
 use crate::spool::ledger::{Ledger, Target};
 use crate::spool::recover::{Recovered, recover};
 use crate::spool::segments::Segments;
@@ -25,6 +25,8 @@ use crate::spool::writer::Writer;
 use crate::spool::{self};
 use crate::store::Store;
 use crate::submit::Submit;
+use crate::upload::Uploader;
+use crate::workers::Workers;
 use crate::{Error, Result};
 
 /// What a pipeline is made of.
@@ -157,12 +159,10 @@ impl Pipeline {
                 template,
                 shared: shared.clone(),
                 ledger,
-                store,
-                encoders: Encoders::start(batch.workers)?,
+                uploader: Uploader { store, health, metrics: metrics.clone() },
+                workers: Workers::start(batch.workers)?,
                 folder,
                 config: batch,
-                health,
-                metrics: metrics.clone(),
             })),
             false => None,
         };

@@ -12,30 +12,22 @@
 //!
 //! Limits: one object more than there are workers is held in memory, compressed; beyond that batches wait on disk.
 
-use std::collections::hash_map::RandomState;
-use std::future::Future;
-use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use crate::batch::{self, Batch};
 use crate::encode::{self, Encoded};
-use crate::health::Health;
 use crate::key::{Template, Values};
-use crate::metrics::Metrics;
 use crate::spool::ledger::{Cut, Ledger};
 use crate::spool::shared::Shared;
-use crate::store::{Put, Store};
+use crate::upload::{Uploader, until_done};
+use crate::workers::Workers;
 use crate::{Error, Result};
-
-/// Pauses between attempts: from the first to the last.
-pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(200);
-pub(crate) const RETRY_LAST: Duration = Duration::from_secs(15);
 
 /// How often batches are looked for when nothing rings.
 const TICK: Duration = Duration::from_secs(1);
@@ -50,10 +42,8 @@ pub(crate) struct Shipper {
     pub(crate) template: Template,
     pub(crate) shared: Arc<Shared>,
     pub(crate) ledger: Arc<Mutex<Ledger>>,
-    pub(crate) store: Store,
-    pub(crate) encoders: Encoders,
-    pub(crate) health: Health,
-    pub(crate) metrics: Metrics,
+    pub(crate) uploader: Uploader,
+    pub(crate) workers: Workers,
 }
 
 impl Shipper {
@@ -67,7 +57,7 @@ impl Shipper {
 
     /// Ships until the spool has ended and everything complete is in the store.
     pub(crate) async fn run(self: Arc<Shipper>) {
-        let slots = Arc::new(Semaphore::new(self.encoders.threads + 1));
+        let slots = Arc::new(Semaphore::new(self.workers.threads() + 1));
         let mut tasks = JoinSet::new();
         let mut unfinished = self.ledger().open_cuts().into_iter();
         loop {
@@ -82,9 +72,9 @@ impl Shipper {
             };
             let shipper = self.clone();
             tasks.spawn(async move {
-                shipper.metrics.ship_in_flight.inc();
+                shipper.uploader.metrics.ship_in_flight.inc();
                 shipper.ship(cut).await;
-                shipper.metrics.ship_in_flight.dec();
+                shipper.uploader.metrics.ship_in_flight.dec();
                 drop(slot);
             });
         }
@@ -120,11 +110,11 @@ impl Shipper {
             let encoded = self.encode(&cut).await;
             if encoded.records != cut.batch.events() {
                 let missing = cut.batch.events() - encoded.records.min(cut.batch.events());
-                self.metrics.ship_missing_events.inc_by(missing);
+                self.uploader.metrics.ship_missing_events.inc_by(missing);
                 tracing::error!(key = cut.key, missing, "events of this object could not be read back from the spool");
             }
             if encoded.records == 0 || self.put(&cut, &encoded).await {
-                self.count(&cut, &encoded);
+                self.uploader.count(cut.batch.kind, &cut.key, &encoded);
                 break;
             }
             let part = format!("{}-{}-{}", self.node, self.epoch, cut.batch.first);
@@ -140,60 +130,25 @@ impl Shipper {
 
     /// Reads and compresses, again and again while the spool's disk does not let it.
     async fn encode(self: &Arc<Shipper>, cut: &Cut) -> Encoded {
-        let timer = self.metrics.encode_seconds.with_label_values(&[cut.codec.name()]).start_timer();
-        let encoded = self
-            .until_done("encode", || async {
-                let (answer, encoded) = oneshot::channel();
-                let job = Job {
-                    folder: self.folder.clone(),
-                    node: self.node.clone(),
-                    epoch: self.epoch.clone(),
-                    cut: cut.clone(),
-                    answer,
-                };
-                self.encoders.jobs.send(job).map_err(|_| Error::Closed)?;
-                encoded.await.map_err(|_| Error::Closed)?
-            })
-            .await;
+        let timer = self.uploader.metrics.encode_seconds.with_label_values(&[cut.codec.name()]).start_timer();
+        let encoded = until_done(&self.uploader.health, "encode", || async {
+            let (answer, encoded) = oneshot::channel();
+            let (shipper, cut) = (self.clone(), cut.clone());
+            self.workers.run(move || {
+                // The one who asked may have gone, at shutdown.
+                let _ = answer.send(encode::encode(&shipper.folder, &shipper.node, &shipper.epoch, &cut));
+            })?;
+            encoded.await.map_err(|_| Error::Closed)?
+        })
+        .await;
         timer.observe_duration();
         encoded
     }
 
     /// Puts the object; false where the key holds another one.
     async fn put(&self, cut: &Cut, encoded: &Encoded) -> bool {
-        let object = encoded.object(cut.codec);
-        self.until_done("store", || async {
-            let started = Instant::now();
-            let put = self.store.put_new(&cut.key, &object).await;
-            self.metrics.store_put_seconds.observe(started.elapsed().as_secs_f64());
-            let ours = match put {
-                Ok(Put::Created) => Ok(true),
-                Ok(Put::Exists) => self.is_ours(cut, encoded).await,
-                Err(error) => Err(error),
-            };
-            ours.map_err(|error| {
-                self.metrics.store_errors.with_label_values(&[error.class]).inc();
-                Error::Store(error)
-            })
-        })
-        .await
-    }
-
-    /// Whether the object under the cut's key is this very batch, put there before a crash or a lost answer.
-    async fn is_ours(&self, cut: &Cut, encoded: &Encoded) -> std::result::Result<bool, crate::store::StoreError> {
-        let theirs = self.store.get(&cut.key).await?;
-        let same = theirs == encoded.bytes || encode::is_batch(&theirs, cut, &self.node, &self.epoch, encoded.records);
-        self.metrics.store_existing.with_label_values(&[if same { "same" } else { "other" }]).inc();
-        Ok(same)
-    }
-
-    fn count(&self, cut: &Cut, encoded: &Encoded) {
-        let kind = cut.batch.kind.as_str();
-        self.metrics.ship_events.with_label_values(&[kind]).inc_by(encoded.records);
-        self.metrics.ship_objects.with_label_values(&[kind]).inc();
-        self.metrics.ship_bytes.with_label_values(&["raw"]).inc_by(encoded.raw_bytes);
-        self.metrics.ship_bytes.with_label_values(&["compressed"]).inc_by(encoded.bytes.len() as u64);
-        tracing::info!(key = cut.key, records = encoded.records, bytes = encoded.bytes.len(), "shipped");
+        let is_batch = |theirs: &[u8]| encode::is_batch(theirs, cut, &self.node, &self.epoch, encoded.records);
+        self.uploader.put(&cut.key, cut.codec, encoded, is_batch).await
     }
 
     /// Deletes the segments that are done.
@@ -207,7 +162,7 @@ impl Shipper {
             Ok(Ok(freed)) => tracing::debug!(freed, "spool: segments deleted"),
             // Not fatal: the next object tries again, and so does the next start.
             Ok(Err(error)) => {
-                self.metrics.spool_error("delete", 1);
+                self.uploader.metrics.spool_error("delete", 1);
                 tracing::warn!(%error, "spool: cannot delete segments that are in the store");
             }
             Err(error) => tracing::error!(%error, "spool: deleting segments failed"),
@@ -217,7 +172,7 @@ impl Shipper {
     /// Changes the ledger, again and again until the disk takes it.
     async fn persist(self: &Arc<Shipper>, change: fn(&mut Ledger, &Cut) -> Result<()>, cut: Cut) -> Cut {
         let cut = Arc::new(cut);
-        self.until_done("ledger", || {
+        until_done(&self.uploader.health, "ledger", || {
             let (shipper, cut) = (self.clone(), cut.clone());
             async move {
                 let changed = tokio::task::spawn_blocking(move || change(&mut shipper.ledger(), &cut));
@@ -226,26 +181,6 @@ impl Shipper {
         })
         .await;
         Arc::unwrap_or_clone(cut)
-    }
-
-    /// Tries until it works, with growing pauses and jitter; the board says what is held back and why.
-    async fn until_done<T, F: Future<Output = Result<T>>>(
-        &self,
-        part: &'static str,
-        mut attempt: impl FnMut() -> F,
-    ) -> T {
-        let mut pause = RETRY_FIRST;
-        loop {
-            match attempt().await {
-                Ok(value) => {
-                    self.health.ok(part);
-                    return value;
-                }
-                Err(error) => self.health.held(part, error.to_string()),
-            }
-            tokio::time::sleep(jittered(pause)).await;
-            pause = (pause * 2).min(RETRY_LAST);
-        }
     }
 
     fn key(&self, batch: &Batch, part: &str) -> String {
@@ -261,54 +196,5 @@ impl Shipper {
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Between half of `pause` and all of it, so that many nodes do not come back at the same moment.
-pub(crate) fn jittered(pause: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish();
-    pause.mul_f64(0.5 + (random % 1000) as f64 / 2000.0)
-}
-
-#[derive(Debug)]
-struct Job {
-    folder: PathBuf,
-    node: String,
-    epoch: String,
-    cut: Cut,
-    answer: oneshot::Sender<Result<Encoded>>,
-}
-
-/// Threads that compress, at a lower priority than the rest, so that intake never waits for them.
-#[derive(Debug)]
-pub(crate) struct Encoders {
-    jobs: mpsc::Sender<Job>,
-    threads: usize,
-}
-
-impl Encoders {
-    /// Starts `threads` of them, 0 = one a core. They end with the last handle.
-    pub(crate) fn start(threads: usize) -> Result<Encoders> {
-        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        let threads = if threads == 0 { cores() } else { threads };
-        let (jobs, receiver) = mpsc::channel::<Job>();
-        let receiver = Arc::new(Mutex::new(receiver));
-        for n in 0..threads {
-            let receiver = receiver.clone();
-            let thread = std::thread::Builder::new().name(format!("encode-{n}"));
-            thread.spawn(move || encode_jobs(&receiver)).map_err(Error::io("start a thread for", "encode"))?;
-        }
-        Ok(Encoders { jobs, threads })
-    }
-}
-
-fn encode_jobs(jobs: &Mutex<mpsc::Receiver<Job>>) {
-    // Linux has a nice value per thread. Without the right to change it compression just competes.
-    let _ = rustix::process::setpriority_process(None, 5);
-    loop {
-        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { folder, node, epoch, cut, answer }) = next else { return };
-        // The one who asked may have gone, at shutdown.
-        let _ = answer.send(encode::encode(&folder, &node, &epoch, &cut));
     }
 }

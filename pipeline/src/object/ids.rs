@@ -8,10 +8,11 @@
 //! any size needs a few; ids in random order need up to one for each id.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use serde::Deserialize;
 
+use super::runs::{Gap, Runs};
 use crate::Kind;
 
 /// How many gaps and repeats of a stream a report lists.
@@ -40,7 +41,7 @@ impl<'a> Id<'a> {
 }
 
 /// The stream and the number.
-fn split_seq(id: &str) -> Option<(&str, u64)> {
+pub(crate) fn split_seq(id: &str) -> Option<(&str, u64)> {
     let (stream, digits) = id.rsplit_once('-')?;
     if digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -48,7 +49,7 @@ fn split_seq(id: &str) -> Option<(&str, u64)> {
     Some((stream, digits.parse().ok()?))
 }
 
-fn split_stream(stream: &str) -> Option<(&str, &str, Kind)> {
+pub(crate) fn split_stream(stream: &str) -> Option<(&str, &str, Kind)> {
     let (rest, kind) = stream.rsplit_once('-')?;
     let (node, epoch) = rest.rsplit_once('-')?;
     (!node.is_empty() && !epoch.is_empty()).then_some(())?;
@@ -61,79 +62,34 @@ struct Head<'a> {
     id: Cow<'a, str>,
 }
 
-/// Numbers from `first` to `last`, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gap {
-    /// The lowest.
-    pub first: u64,
-    /// The highest.
-    pub last: u64,
-}
-
-impl Gap {
-    fn count(self) -> u64 {
-        (self.last - self.first).saturating_add(1)
-    }
-}
-
 /// The numbers seen of one stream.
 #[derive(Clone, Debug, Default)]
 struct Seen {
-    /// First to last of each run; runs neither overlap nor touch.
-    runs: BTreeMap<u64, u64>,
-    /// The run that grew last, so that ids in order need no tree: also in `runs`, where its end may lag behind.
-    current: Option<Gap>,
+    runs: Runs,
     repeated: u64,
     repeats: Vec<Gap>,
 }
 
 impl Seen {
     fn add(&mut self, seq: u64) {
-        if let Some(current) = &mut self.current
-            && current.last.checked_add(1) == Some(seq)
-            && !self.runs.contains_key(&seq)
-        {
-            current.last = seq;
-            return;
-        }
-        self.add_range(Gap { first: seq, last: seq });
-    }
-
-    /// Writes the run that grew last back.
-    fn settle(&mut self) {
-        if let Some(current) = self.current.take() {
-            self.runs.insert(current.first, current.last);
+        if !self.runs.insert(seq) {
+            self.repeat(Gap { first: seq, last: seq });
         }
     }
 
-    fn add_range(&mut self, range: Gap) {
-        self.settle();
-        let Gap { mut first, mut last } = range;
-        // Every run that overlaps or touches, from the right to the left.
-        while let Some((&run_first, &run_last)) = self.runs.range(..=last.saturating_add(1)).next_back() {
-            if run_last.saturating_add(1) < first {
-                break;
-            }
-            let both = Gap { first: run_first.max(range.first), last: run_last.min(range.last) };
-            if both.first <= both.last {
-                self.repeated = self.repeated.saturating_add(both.count());
-                if self.repeats.len() < EXAMPLES_MAX {
-                    self.repeats.push(both);
-                }
-            }
-            self.runs.remove(&run_first);
-            first = first.min(run_first);
-            last = last.max(run_last);
+    fn repeat(&mut self, range: Gap) {
+        self.repeated = self.repeated.saturating_add(range.count());
+        if self.repeats.len() < EXAMPLES_MAX {
+            self.repeats.push(range);
         }
-        self.runs.insert(first, last);
-        self.current = Some(Gap { first, last });
     }
 
-    fn merge(&mut self, mut other: Seen) {
-        other.settle();
-        for (first, last) in other.runs {
-            self.add_range(Gap { first, last });
+    fn merge(&mut self, other: Seen) {
+        let mut there = Vec::new();
+        for run in other.runs.iter() {
+            self.runs.insert_range(run, |range| there.push(range));
         }
+        there.into_iter().for_each(|range| self.repeat(range));
         self.repeated = self.repeated.saturating_add(other.repeated);
         self.repeats.extend(other.repeats);
         self.repeats.truncate(EXAMPLES_MAX);
@@ -231,7 +187,7 @@ impl Ids {
 
     /// The same for some kinds; for all where `kinds` is empty.
     pub fn verdict_of(&self, start: Start, kinds: &[Kind]) -> Verdict {
-        let reports = self.streams.iter().filter_map(|(name, seen)| StreamReport::of(name, seen.clone(), start));
+        let reports = self.streams.iter().filter_map(|(name, seen)| StreamReport::of(name, seen, start));
         let mut streams: Vec<StreamReport> =
             reports.filter(|stream| kinds.is_empty() || kinds.contains(&stream.kind)).collect();
         streams.sort_by(|a, b| (&a.node, &a.epoch, a.kind).cmp(&(&b.node, &b.epoch, b.kind)));
@@ -295,16 +251,15 @@ pub struct StreamReport {
 }
 
 impl StreamReport {
-    fn of(name: &str, mut seen: Seen, start: Start) -> Option<StreamReport> {
-        seen.settle();
+    fn of(name: &str, seen: &Seen, start: Start) -> Option<StreamReport> {
         let (node, epoch, kind) = split_stream(name)?;
-        let range = Gap { first: *seen.runs.first_key_value()?.0, last: *seen.runs.last_key_value()?.1 };
+        let range = Gap { first: seen.runs.iter().next()?.first, last: seen.runs.iter().last()?.last };
         let mut expected = match start {
             Start::One => 1,
             Start::FirstSeen => range.first,
         };
         let (mut distinct, mut lost, mut gaps) = (0u64, 0u64, Vec::new());
-        for (&first, &last) in &seen.runs {
+        for Gap { first, last } in seen.runs.iter() {
             if first > expected {
                 let gap = Gap { first: expected, last: first - 1 };
                 lost = lost.saturating_add(gap.count());
@@ -324,7 +279,7 @@ impl StreamReport {
             lost,
             repeated: seen.repeated,
             gaps,
-            repeats: seen.repeats,
+            repeats: seen.repeats.clone(),
         })
     }
 }
@@ -404,15 +359,6 @@ mod tests {
         }
         let verdict = ids.verdict(Start::One);
         assert_eq!((verdict.records, verdict.repeated, verdict.lost), (4, 2, u64::MAX - 2));
-    }
-
-    #[test]
-    fn ten_million_ids_in_order_are_one_range() {
-        let mut ids = Ids::new();
-        let seen = ids.stream("mx1-e-to").unwrap();
-        (1..=10_000_000).for_each(|seq| seen.add(seq));
-        seen.settle();
-        assert_eq!(seen.runs.len(), 1);
     }
 
     proptest! {

@@ -85,17 +85,40 @@ impl DirStore {
         let prefix = prefix.to_owned();
         self.blocking(move |store| {
             let mut found = Vec::new();
-            if !store.root.is_dir() {
-                let error = match fs::metadata(&store.root) {
-                    Ok(_) => io::Error::from(Errno::NOTDIR),
-                    Err(error) => error,
-                };
-                return Err(StoreError::io("list", &store.root, &error));
-            }
+            store.must_be_there()?;
             store.walk("", &prefix, 0, &mut found)?;
             Ok(found)
         })
         .await
+    }
+
+    /// What lies right in a folder, but for files that are being written.
+    pub(super) async fn names(&self, folder: &str) -> Result<Vec<String>> {
+        let path = self.root.join(folder);
+        self.blocking(move |store| {
+            store.must_be_there()?;
+            let failed = |error: io::Error| StoreError::io("list", &path, &error);
+            let entries = match fs::read_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                entries => entries.map_err(failed)?,
+            };
+            let mut names = Vec::new();
+            for entry in entries {
+                names.extend(entry.map_err(failed)?.file_name().into_string().ok());
+            }
+            names.retain(|name| !name.starts_with('.'));
+            Ok(names)
+        })
+        .await
+    }
+
+    fn must_be_there(&self) -> Result<()> {
+        let error = match fs::metadata(&self.root) {
+            Ok(root) if root.is_dir() => return Ok(()),
+            Ok(_) => io::Error::from(Errno::NOTDIR),
+            Err(error) => error,
+        };
+        Err(StoreError::io("list", &self.root, &error))
     }
 
     async fn blocking<T: Send + 'static>(

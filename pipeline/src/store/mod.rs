@@ -15,6 +15,8 @@
 mod config;
 mod dir;
 mod error;
+#[cfg(test)]
+pub(crate) mod memory;
 mod s3;
 
 use bytes::Bytes;
@@ -71,6 +73,9 @@ pub enum Store {
     Dir(DirStore),
     /// A bucket, or a prefix in it.
     S3(S3Store),
+    /// For tests.
+    #[cfg(test)]
+    Memory(memory::MemoryStore),
 }
 
 impl Store {
@@ -94,6 +99,8 @@ impl Store {
         match self {
             Store::Dir(dir) => dir.check().await,
             Store::S3(s3) => s3.check().await,
+            #[cfg(test)]
+            Store::Memory(_) => Ok(()),
         }
     }
 
@@ -106,6 +113,8 @@ impl Store {
         match self {
             Store::Dir(dir) => dir.put_new(key, object).await,
             Store::S3(s3) => s3.put_new(key, object).await,
+            #[cfg(test)]
+            Store::Memory(memory) => memory.put_new(key, object),
         }
     }
 
@@ -137,6 +146,8 @@ impl Store {
         match self {
             Store::Dir(dir) => dir.get(key).await,
             Store::S3(s3) => s3.get(key).await,
+            #[cfg(test)]
+            Store::Memory(memory) => memory.get(key),
         }
     }
 
@@ -148,9 +159,28 @@ impl Store {
         let mut objects = match self {
             Store::Dir(dir) => dir.list(prefix).await?,
             Store::S3(s3) => s3.list(prefix).await?,
+            #[cfg(test)]
+            Store::Memory(memory) => memory.list(prefix),
         };
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)
+    }
+
+    /// The names right in `folder`, in order, also where they are hidden from [`Store::list`]; those after `after` only.
+    /// A folder that is not there has none.
+    ///
+    /// # Errors
+    /// Class `not_found` when the store's own directory does not exist.
+    pub(crate) async fn names(&self, folder: &str, after: Option<&str>) -> Result<Vec<String>> {
+        let mut names = match self {
+            Store::Dir(dir) => dir.names(folder).await?,
+            Store::S3(s3) => s3.names(folder, after).await?,
+            #[cfg(test)]
+            Store::Memory(memory) => memory.names(folder),
+        };
+        names.retain(|name| after.is_none_or(|after| name.as_str() > after));
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// The URL, for messages.
@@ -158,6 +188,8 @@ impl Store {
         match self {
             Store::Dir(dir) => dir.url(),
             Store::S3(s3) => s3.url(),
+            #[cfg(test)]
+            Store::Memory(_) => "memory".into(),
         }
     }
 }

@@ -227,28 +227,49 @@ impl S3Store {
     }
 
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        let client = self.client().await?;
         let mut found = Vec::new();
+        self.each_object(prefix, None, |key, size| {
+            if is_records_key(key) {
+                found.push(ObjectInfo { key: key.to_owned(), size });
+            }
+        })
+        .await?;
+        Ok(found)
+    }
+
+    /// What lies right in a folder.
+    pub(super) async fn names(&self, folder: &str, after: Option<&str>) -> Result<Vec<String>> {
+        let prefix = format!("{folder}/");
+        let mut names = Vec::new();
+        let after = after.map(|after| format!("{prefix}{after}"));
+        self.each_object(&prefix, after.as_deref(), |key, _| {
+            names.extend(key.strip_prefix(&prefix).filter(|name| !name.contains('/')).map(str::to_owned));
+        })
+        .await?;
+        Ok(names)
+    }
+
+    /// Gives the key and the size of every object whose key begins with `prefix` and comes after `after`.
+    async fn each_object(&self, prefix: &str, after: Option<&str>, mut sink: impl FnMut(&str, u64)) -> Result<()> {
+        let client = self.client().await?;
         let mut token = None;
         loop {
             let page = client
                 .list_objects_v2()
                 .bucket(&self.inner.bucket)
                 .prefix(self.full_key(prefix))
+                .set_start_after(after.map(|after| self.full_key(after)))
                 .set_continuation_token(token)
                 .send()
                 .await
                 .map_err(|error| self.failure("list", prefix).explain(&error))?;
             for object in page.contents() {
                 let Some(key) = object.key().and_then(|key| key.strip_prefix(&self.inner.prefix)) else { continue };
-                if is_records_key(key) {
-                    let size = u64::try_from(object.size().unwrap_or(0)).unwrap_or(0);
-                    found.push(ObjectInfo { key: key.to_owned(), size });
-                }
+                sink(key, u64::try_from(object.size().unwrap_or(0)).unwrap_or(0));
             }
             token = page.next_continuation_token().map(str::to_owned);
             if token.is_none() || page.is_truncated() != Some(true) {
-                return Ok(found);
+                return Ok(());
             }
         }
     }

@@ -16,7 +16,7 @@ use super::upkeep::BATCH_BYTES_MIN;
 use crate::batch::Batch;
 use crate::encode::{Read, read_batch};
 use crate::event::Kind;
-use crate::ship::{RETRY_FIRST, RETRY_LAST, jittered};
+use crate::upload::{RETRY_FIRST, RETRY_LAST, jittered};
 
 /// How often it looks around when nothing rings, and while the last events are on their way.
 const TICK: Duration = Duration::from_millis(250);

@@ -1,0 +1,62 @@
+//! The shipper's own figures.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use super::record::Foreign;
+
+/// What is counted of shipping from Kafka.
+#[derive(Clone, Debug)]
+pub(super) struct Metrics {
+    pub(super) consumed: IntCounterVec,
+    pub(super) repeated: IntCounterVec,
+    pub(super) missing: IntCounterVec,
+    pub(super) foreign: IntCounterVec,
+    pub(super) rebalances: IntCounter,
+    pub(super) assigned: IntGauge,
+    pub(super) paused: IntGauge,
+    pub(super) lag: IntGaugeVec,
+    pub(super) oldest_unshipped: IntGauge,
+    pub(super) commit_errors: IntCounter,
+    pub(super) memory: IntGauge,
+    pub(super) memory_max: IntGauge,
+}
+
+impl Metrics {
+    pub(super) fn new(registry: &Registry) -> Result<Metrics, prometheus::Error> {
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(format!("greypit_kafka_{name}"), help)?;
+            registry.register(Box::new(counter.clone())).map(|()| counter)
+        };
+        let counters = |name: &str, help: &str, label: &str| {
+            let counters = IntCounterVec::new(Opts::new(format!("greypit_kafka_{name}"), help), &[label])?;
+            registry.register(Box::new(counters.clone())).map(|()| counters)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(format!("greypit_kafka_{name}"), help)?;
+            registry.register(Box::new(gauge.clone())).map(|()| gauge)
+        };
+        let lag = IntGaugeVec::new(
+            Opts::new("greypit_kafka_consumer_lag", "Messages of a partition behind the committed offset"),
+            &["topic", "partition"],
+        )?;
+        registry.register(Box::new(lag.clone()))?;
+        let foreign = counters("foreign_messages_total", "Messages that no greypit wrote, skipped", "reason")?;
+        for reason in Foreign::ALL {
+            foreign.with_label_values(&[reason.name()]);
+        }
+        Ok(Metrics {
+            consumed: counters("consumed_events_total", "Events read from Kafka, each once a reading", "kind")?,
+            repeated: counters("repeated_events_total", "Events that Kafka held more than once, dropped", "kind")?,
+            missing: counters("missing_events_total", "Events that were not in Kafka any more", "kind")?,
+            foreign,
+            rebalances: counter("rebalances_total", "Changes of this member's partitions")?,
+            assigned: gauge("assigned_partitions", "Partitions that this member ships")?,
+            paused: gauge("paused_partitions", "Of those, the ones that wait")?,
+            lag,
+            oldest_unshipped: gauge("oldest_unshipped_seconds", "Age of the oldest event read and not in the store")?,
+            commit_errors: counter("commit_errors_total", "Offsets that could not be committed")?,
+            memory: gauge("memory_bytes", "Memory of batches being collected")?,
+            memory_max: gauge("memory_max_bytes", "The limit kafka.max_memory")?,
+        })
+    }
+}
