@@ -575,7 +575,7 @@ impl Chaos {
     }
 
     fn compare(&mut self) {
-        let held = check_topics(&self.kafka);
+        let held = check_topics(&self.kafka, true);
         let reader = &self.nodes[0].greypit;
         let (verdict, complaints) = reader.verify();
         let mut found = Records::new();

@@ -58,13 +58,21 @@ pub(crate) struct Held {
     pub(crate) repeats: u64,
 }
 
+/// A node's numbers of a kind.
+struct Stream {
+    partition: String,
+    first: u64,
+    /// The one that comes next, unless some are repeated.
+    next: Option<u64>,
+}
+
 /// Reads all topics of greypit's, and checks that each node's numbers of a
-/// kind are in one partition and come first in order, without a gap.
-pub(crate) fn check_topics(kafka: &Kafka) -> Held {
+/// kind are in one partition and come first in order, without a gap. They begin
+/// with 1 unless the node has shipped some by itself before.
+pub(crate) fn check_topics(kafka: &Kafka, from_one: bool) -> Held {
     let mut held = Held::default();
     for topic in kafka.topics().into_keys().filter(|topic| topic.starts_with("greypit.")) {
-        // The stream's partition and the greatest number so far.
-        let mut streams: HashMap<String, (String, u64)> = HashMap::new();
+        let mut streams: HashMap<String, Stream> = HashMap::new();
         let mut command = kcat();
         command.args(["-C", "-b", &kafka.addrs(), "-t", &topic, "-o", "beginning", "-e", "-q", "-f", "%p %o %h\n"]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("kcat starts");
@@ -74,14 +82,17 @@ pub(crate) fn check_topics(kafka: &Kafka) -> Held {
             let id = rest.split([' ', ',']).find_map(|header| header.strip_prefix("id=")).expect("an id");
             let (stream, number) = id.rsplit_once('-').expect("a number");
             let number: u64 = number.parse().expect("a number");
-            let (known, last) = streams.entry(stream.to_owned()).or_insert_with(|| (partition.to_owned(), 0));
-            assert_eq!(known, partition, "two partitions of a stream: {topic}: {line}");
-            assert!(number <= *last + 1, "after {last} without its predecessors: {topic}: {line}");
-            held.repeats += u64::from(number <= *last);
-            *last = number.max(*last);
+            let begin =
+                || Stream { partition: partition.to_owned(), first: if from_one { 1 } else { number }, next: None };
+            let stream = streams.entry(stream.to_owned()).or_insert_with(begin);
+            assert_eq!(stream.partition, partition, "two partitions of a stream: {topic}: {line}");
+            let next = stream.next.unwrap_or(stream.first);
+            assert!(number <= next, "without its predecessors from {next} on: {topic}: {line}");
+            held.repeats += u64::from(number < next);
+            stream.next = Some(next.max(number + 1));
         }
         assert!(child.wait().expect("a child of ours").success(), "kcat failed");
-        held.events += streams.values().map(|(_, last)| last).sum::<u64>();
+        held.events += streams.values().map(|stream| stream.next.unwrap_or(stream.first) - stream.first).sum::<u64>();
     }
     held
 }

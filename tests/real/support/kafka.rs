@@ -263,12 +263,14 @@ impl Kafka {
         offsets.filter_map(|(partition, offset)| Some((partition, offset.to_raw().filter(|o| *o >= 0)?))).collect()
     }
 
-    /// Sets what a group without members has committed, as an operator may by
-    /// hand; the metadata of its commits is gone then.
+    /// Sets what a group without members has committed, as far as there are
+    /// messages, as an operator may by hand; the metadata of its commits is
+    /// gone then.
     pub(crate) fn reset(&self, group: &str, topic: &str, offset: i64) {
         let mut offsets = TopicPartitionList::new();
-        for partition in 0..self.topics()[topic] {
-            offsets.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("a new partition");
+        for (partition, end) in self.ends(topic) {
+            let offset = Offset::Offset(offset.min(end));
+            offsets.add_partition_offset(topic, partition, offset).expect("a new partition");
         }
         let client = self.client(group);
         wait_for("the group to be empty", || client.commit(&offsets, CommitMode::Sync).ok());
