@@ -21,11 +21,12 @@ mod origins;
 #[cfg(test)]
 mod tests;
 
+use std::net::Ipv6Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use greypit_milter::policy::Clients;
-use greypit_milter::policy::clients::farm::{Meaning, Passed, Report};
+use greypit_milter::policy::clients::farm::{Changes, Meaning, Passed, Report};
 use greypit_pipeline::kafka::compacted::{self, Compacted, Listener};
 use greypit_pipeline::kafka::topics::Wanted;
 use greypit_pipeline::{Health, Result, kafka};
@@ -39,6 +40,9 @@ use self::origins::Origins;
 
 /// How often changes are published.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Changes that are taken from the table at once: connections wait for the lock meanwhile.
+const TAKEN_AT_ONCE: usize = 500;
 
 /// How often a node says that it is there.
 const BEAT: Duration = Duration::from_secs(1);
@@ -158,6 +162,8 @@ struct State {
     began: (SystemTime, u32),
     meaning: Meaning,
     origins: Origins,
+    /// The same by a clock that nobody sets.
+    since: Instant,
     /// When this life was last heard.
     heard: Option<Instant>,
     /// The last record that was published was delivered.
@@ -174,6 +180,7 @@ impl State {
             began,
             meaning,
             origins: Origins::default(),
+            since: Instant::now(),
             heard: None,
             delivers: false,
             is_read: false,
@@ -190,7 +197,7 @@ impl State {
         self.began.1 += 1;
         self.own.life = life(self.began);
         (self.meaning, self.origins) = (meaning, Origins::default());
-        (self.heard, self.is_read) = (None, false);
+        (self.since, self.heard, self.is_read) = (Instant::now(), None, false);
     }
 }
 
@@ -235,36 +242,47 @@ impl Member {
             let state = self.state();
             (state.own.clone(), state.meaning, state.delivers)
         };
-        let room = if delivers { compacted.room() } else { 0 };
-        if room == 0 {
-            return;
-        }
-        let changes = self.clients.take_changes(room, self.now());
-        let at = wall_ms(SystemTime::now());
-        for (client, passed) in changes.clients {
-            // A reload came in between: it is published as what it now is.
+        let mut room = if delivers { compacted.room() } else { 0 };
+        while room > 0 {
+            let changes = self.clients.take_changes(room.min(TAKEN_AT_ONCE), self.now());
             if changes.meaning != meaning {
-                self.clients.changed_again(client);
-                continue;
+                // A reload came in between: it is published as what it now is.
+                return changes.clients.iter().for_each(|(client, _)| self.clients.changed_again(*client));
             }
-            let key = Key { client: Some(meaning.write(client)), ..own.clone() }.to_string();
-            let is_quiet = passed == Passed::default();
-            let value = (!is_quiet).then(|| Value::new(meaning, at, changes.age, passed).to_string());
-            if compacted.publish(&key, value.as_deref()) {
-                self.metrics.published.inc();
-            } else if !is_quiet {
-                self.clients.changed_again(client);
+            for (client, passed) in &changes.clients {
+                self.publish_one(compacted, &own, (*client, passed), &changes);
             }
+            let is_all = changes.clients.len() < TAKEN_AT_ONCE;
+            room = if is_all { 0 } else { room.saturating_sub(TAKEN_AT_ONCE) };
+        }
+    }
+
+    fn publish_one(
+        &self,
+        compacted: &Compacted<Member>,
+        own: &Key,
+        (client, passed): (Ipv6Addr, &Passed),
+        changes: &Changes,
+    ) {
+        let key = Key { client: Some(changes.meaning.write(client)), ..own.clone() }.to_string();
+        let is_quiet = *passed == Passed::default();
+        let at = wall_ms(SystemTime::now());
+        let value = (!is_quiet).then(|| Value::new(changes.meaning, at, changes.age, *passed).to_string());
+        if compacted.publish(&key, value.as_deref()) {
+            self.metrics.published.inc();
+        } else if !is_quiet {
+            self.clients.changed_again(client);
         }
     }
 
     /// Sees how it is, and says so.
     fn look(&self, compacted: &Compacted<Member>, health: &Health) {
-        let (is_reached, nodes, problem) = {
+        let (is_reached, is_beginning, nodes, problem) = {
             let mut state = self.state();
             state.is_read = compacted.is_read();
             let window = state.meaning.window;
-            (state.is_reached(), state.origins.nodes(window), state.problem.clone())
+            let is_beginning = state.since.elapsed() < SILENCE;
+            (state.is_reached(), is_beginning, state.origins.nodes(window), state.problem.clone())
         };
         self.clients.set_reached(is_reached);
         self.metrics.connected.set(i64::from(is_reached));
@@ -274,7 +292,7 @@ impl Member {
         if is_reached {
             self.state().problem = None;
             health.ok(PART);
-        } else {
+        } else if !is_beginning {
             let why = problem.unwrap_or_else(|| "it does not answer yet".to_owned());
             health.limited(PART, format!("each node counts its clients for itself until Kafka is reached: {why}"));
         }
@@ -291,6 +309,9 @@ impl Member {
         if key.is_of(&state.own) {
             if value.is_some() {
                 state.heard = Some(Instant::now());
+                let window = state.meaning.window;
+                // Its number is not used: what this node counts is in its table.
+                state.origins.number(&key, Duration::ZERO, window, true);
             }
             return Ok(());
         }

@@ -145,6 +145,14 @@ impl Clients {
         self.lock().fold(origin, client, report, now)
     }
 
+    /// What others have let a client pass, as far as it is known here.
+    #[must_use]
+    pub fn passed_elsewhere(&self, client: Ipv6Addr) -> u64 {
+        let table = self.lock();
+        let entry = table.index.get(&client).map(|place| &table.entries[*place as usize]);
+        entry.and_then(|entry| entry.share.as_ref()).map_or(0, |share| share.passed())
+    }
+
     /// Says whether the others can be heard.
     pub fn set_reached(&self, is_reached: bool) {
         if let Some(farm) = &mut self.lock().farm {

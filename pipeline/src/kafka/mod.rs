@@ -31,6 +31,10 @@
 //!
 //! Cuts are small and never deleted by greypit. A lifecycle rule of the bucket may delete them once they are older than
 //! the topics' retention.
+//!
+//! # Clients of a farm
+//! `<topic_prefix>milter-clients` is no topic of events: it is compacted, and in it the nodes of a farm tell each other what
+//! their milters let pass ([`compacted`]). No kind has a `-` in it, so that no shipper takes it for one.
 
 mod ask;
 pub mod check;

@@ -32,6 +32,10 @@ pub const PARTS_PER_CLIENT: usize = 4;
 /// Clients that are let go in one [`Clients::take_changes`](super::Clients::take_changes), at most.
 const SWEEP_MAX: usize = 1000;
 
+/// Clients that are looked at in one [`Clients::take_changes`](super::Clients::take_changes), at most, to find those
+/// that have changed.
+const SCAN_MAX: usize = 20_000;
+
 /// One life of one node, as the caller numbers them. Numbers are not used again.
 pub type Origin = u32;
 
@@ -123,8 +127,8 @@ pub(super) struct Farm {
     pub(super) alone: u64,
     /// Places of clients that have changed, each once; others may be among them, of clients forgotten since.
     changed: Vec<u32>,
-    /// There are more, which only their own flag says.
-    is_overrun: bool,
+    /// There may be more from this place on, which only their own flag says.
+    unlisted: Option<usize>,
     /// Rings of other origins, over all clients.
     parts: usize,
 }
@@ -132,7 +136,7 @@ pub(super) struct Farm {
 impl Farm {
     /// For a table that begins empty.
     pub(super) fn emptied(self) -> Farm {
-        Farm { changed: Vec::new(), is_overrun: false, parts: 0, ..self }
+        Farm { changed: Vec::new(), unlisted: None, parts: 0, ..self }
     }
 }
 
@@ -238,7 +242,7 @@ impl Table {
         if farm.changed.len() < self.entries.len() {
             farm.changed.push(place);
         } else {
-            farm.is_overrun = true;
+            farm.unlisted = Some(0);
         }
     }
 
@@ -261,9 +265,10 @@ impl Table {
         let slot = self.shape.slot(now);
         let begun = self.shape.slot.as_nanos() * u128::from(slot - SLOTS as u64);
         let age = now.saturating_sub(Duration::from_nanos_u128(begun));
+        self.list_changed();
         let mut clients = self.take_quiet(max, slot);
         while clients.len() < max
-            && let Some(place) = self.next_changed()
+            && let Some(place) = self.farm.as_mut().and_then(|farm| farm.changed.pop())
         {
             let entry = &mut self.entries[place as usize];
             let share = entry.share();
@@ -277,16 +282,15 @@ impl Table {
         Changes { meaning: self.shape.meaning, age, clients }
     }
 
-    /// The place of a client that may have changed.
-    fn next_changed(&mut self) -> Option<u32> {
-        let farm = self.farm.as_mut()?;
-        if farm.changed.is_empty() && std::mem::take(&mut farm.is_overrun) {
-            let is_changed = |entry: &Entry| entry.share.as_ref().is_some_and(|share| share.is_changed);
-            let changed = self.entries.iter().enumerate().filter(|(_, entry)| is_changed(entry));
-            // A place is less than CLIENTS_MAX.
-            farm.changed = changed.map(|(place, _)| place as u32).collect();
-        }
-        farm.changed.pop()
+    /// Finds clients that have changed and had no room in the list, some at a time.
+    fn list_changed(&mut self) {
+        let Some(farm) = &mut self.farm else { return };
+        let Some(from) = farm.unlisted.filter(|_| farm.changed.is_empty()) else { return };
+        let is_changed = |entry: &Entry| entry.share.as_ref().is_some_and(|share| share.is_changed);
+        let end = self.entries.len().min(from + SCAN_MAX);
+        // A place is less than CLIENTS_MAX.
+        farm.changed.extend((from..end).filter(|place| is_changed(&self.entries[*place])).map(|place| place as u32));
+        farm.unlisted = (end < self.entries.len()).then_some(end);
     }
 
     /// Lets clients go that have been quiet for a whole window, and gives those that others were told of.

@@ -129,8 +129,8 @@ fn changes_wait_until_they_are_taken() {
         assert_eq!(offer(&clients, number, 5, 0), 0);
     }
     let changed = |max| clients.take_changes(max, seconds(1)).clients;
-    let [first, then] = [changed(2), changed(2)];
-    let mut all: Vec<u8> = [first, then].concat().iter().map(|(client, _)| client.octets()[15]).collect();
+    let mut all: Vec<u8> =
+        [changed(2), changed(2), changed(2)].concat().iter().map(|(client, _)| client.octets()[15]).collect();
     all.sort_unstable();
     assert_eq!(all, [17, 18, 19]);
     assert_eq!(changed(2), []);

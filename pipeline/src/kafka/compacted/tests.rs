@@ -1,0 +1,121 @@
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+use rdkafka::mocking::MockCluster;
+
+use super::*;
+
+const WAIT: Duration = Duration::from_secs(30);
+const REACH: Duration = Duration::from_secs(60);
+const TOPIC: &str = "greypit.notes";
+
+/// What a client was told.
+#[derive(Debug, Default)]
+struct Notes(Mutex<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    records: Vec<String>,
+    delivered: Vec<(String, bool)>,
+    problems: BTreeMap<&'static str, String>,
+}
+
+impl Notes {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Listener for Notes {
+    fn record(&self, key: &[u8], value: Option<&[u8]>) {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        self.told().records.push(format!("{}={}", text(key), value.map_or("-".to_owned(), text)));
+    }
+
+    fn delivered(&self, key: &[u8], is_there: bool) {
+        self.told().delivered.push((String::from_utf8_lossy(key).into_owned(), is_there));
+    }
+
+    fn problem(&self, code: &'static str, line: String) {
+        self.told().problems.insert(code, line);
+    }
+}
+
+fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !ready() {
+        assert!(since.elapsed() < WAIT, "still waiting for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn start(brokers: &str) -> (Compacted<Notes>, Arc<Notes>) {
+    let kafka = Config { brokers: brokers.into(), ..Config::default() };
+    let notes = Arc::new(Notes::default());
+    (Compacted::start(&kafka, TOPIC.into(), REACH, notes.clone()).unwrap(), notes)
+}
+
+#[test]
+fn what_one_publishes_all_read_also_those_that_come_later() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic(TOPIC, 2, 1).unwrap();
+    let brokers = cluster.bootstrap_servers();
+    let ((a, a_notes), (b, b_notes)) = (start(&brokers), start(&brokers));
+    wait_for("both to have read nothing", || a.is_read() && b.is_read());
+    for (key, value) in [("x", Some("1")), ("y", Some("2")), ("x", Some("3")), ("y", None)] {
+        assert!(a.publish(key, value));
+    }
+    // Each key has its partition.
+    let of = |notes: &Notes, key: &str| -> Vec<String> {
+        notes.told().records.iter().filter(|record| record.starts_with(key)).cloned().collect()
+    };
+    for notes in [&a_notes, &b_notes] {
+        wait_for("the records", || notes.told().records.len() == 4);
+        assert_eq!(
+            (of(notes, "x"), of(notes, "y")),
+            (vec!["x=1".into(), "x=3".into()], vec!["y=2".into(), "y=-".into()])
+        );
+    }
+    wait_for("the delivery", || a_notes.told().delivered.len() == 4);
+    assert!(a_notes.told().delivered.iter().all(|(_, is_there)| *is_there));
+
+    let (c, c_notes) = start(&brokers);
+    wait_for("what was there before", || c.is_read());
+    assert_eq!(c_notes.told().records.len(), 4);
+    b.rewind(REACH);
+    wait_for("all of it again", || b.is_read() && b_notes.told().records.len() == 8);
+    for client in [a, b, c] {
+        let since = Instant::now();
+        client.stop(Duration::from_secs(5));
+        assert!(since.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn what_is_not_there_is_waited_for() {
+    let cluster = MockCluster::new(1).unwrap();
+    let (client, notes) = start(&cluster.bootstrap_servers());
+    wait_for("the topic to be missed", || notes.told().problems.contains_key("topic_missing"));
+    assert!(client.room() == 0 && !client.publish("x", Some("1")) && !client.is_read());
+    cluster.create_topic(TOPIC, 1, 1).unwrap();
+    wait_for("the topic", || client.is_read());
+    assert_eq!(client.room(), QUEUE_RECORDS);
+    cluster.broker_down(1).unwrap();
+    let since = Instant::now();
+    assert!(client.publish("x", Some("2")) && client.room() == QUEUE_RECORDS - 1);
+    assert!(since.elapsed() < Duration::from_secs(1), "publishing waits");
+    wait_for("it to be given up", || notes.told().delivered == [("x".to_owned(), false)]);
+    assert!(notes.told().problems.contains_key("broker_away"), "{:?}", notes.told().problems);
+    cluster.broker_up(1).unwrap();
+    wait_for("the next one", || {
+        client.publish("x", Some("3"));
+        notes.told().records.iter().any(|record| record == "x=3")
+    });
+    assert!(!notes.told().records.iter().any(|record| record == "x=2"));
+}
+
+#[test]
+fn every_word_is_known() {
+    let words: Vec<_> = codes().collect();
+    assert!(words.contains(&"broker_away") && words.contains(&"topic_missing"));
+}
