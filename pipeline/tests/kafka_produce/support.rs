@@ -23,7 +23,22 @@ pub(crate) const PARTITIONS: i32 = 4;
 /// A cluster and the folder of a node.
 pub(crate) struct Setup {
     pub(crate) cluster: MockCluster<'static, DefaultProducerContext>,
+    pub(crate) node: Node,
+}
+
+/// A node's folder, and the brokers and topics that it knows.
+pub(crate) struct Node {
+    pub(crate) brokers: String,
+    pub(crate) prefix: String,
     pub(crate) folder: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Setup {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
 }
 
 /// What a life of the pipeline is made of.
@@ -32,6 +47,13 @@ pub(crate) struct LifeConfig {
     pub(crate) batch: batch::Config,
     pub(crate) spool: spool::Config,
     pub(crate) node: String,
+}
+
+impl LifeConfig {
+    pub(crate) fn property(&mut self, name: &str, value: &str) {
+        let table = std::collections::BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        self.kafka.as_mut().unwrap().properties = table.into();
+    }
 }
 
 /// One life of the pipeline.
@@ -64,7 +86,14 @@ impl Setup {
         for kind in [TO, FROM] {
             cluster.create_topic(&format!("greypit.{kind}"), PARTITIONS, brokers.min(3)).unwrap();
         }
-        Setup { cluster, folder: tempfile::tempdir().unwrap() }
+        let node = Node::new(&cluster.bootstrap_servers(), "greypit.");
+        Setup { cluster, node }
+    }
+}
+
+impl Node {
+    pub(crate) fn new(brokers: &str, prefix: &str) -> Node {
+        Node { brokers: brokers.into(), prefix: prefix.into(), folder: tempfile::tempdir().unwrap() }
     }
 
     pub(crate) fn start(&self) -> Life {
@@ -76,7 +105,8 @@ impl Setup {
     }
 
     pub(crate) fn try_start_with(&self, change: impl FnOnce(&mut LifeConfig)) -> greypit_pipeline::Result<Life> {
-        let kafka = kafka::Config { brokers: self.cluster.bootstrap_servers(), ..kafka::Config::default() };
+        let (brokers, topic_prefix) = (self.brokers.clone(), self.prefix.clone());
+        let kafka = kafka::Config { brokers, topic_prefix, ..kafka::Config::default() };
         let mut config = LifeConfig {
             kafka: Some(kafka),
             batch: batch::Config { drain_timeout: Span::seconds(60), ..batch::Config::default() },
@@ -101,18 +131,23 @@ impl Setup {
 
     /// The messages of a kind's topic, partition by partition, once there are at least `count`.
     pub(crate) fn read(&self, kind: Kind, count: usize) -> Vec<Message> {
+        self.read_of(kind, count, PARTITIONS)
+    }
+
+    /// The same of a topic of `partitions`.
+    pub(crate) fn read_of(&self, kind: Kind, count: usize, partitions: i32) -> Vec<Message> {
         let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", self.cluster.bootstrap_servers())
+            .set("bootstrap.servers", &self.brokers)
             .set("group.id", "reader")
             .set("check.crcs", "true")
             .create()
             .unwrap();
-        let topic = format!("greypit.{kind}");
-        let mut partitions = TopicPartitionList::new();
-        for partition in 0..PARTITIONS {
-            partitions.add_partition_offset(&topic, partition, Offset::Beginning).unwrap();
+        let topic = format!("{}{kind}", self.prefix);
+        let mut assigned = TopicPartitionList::new();
+        for partition in 0..partitions {
+            assigned.add_partition_offset(&topic, partition, Offset::Beginning).unwrap();
         }
-        consumer.assign(&partitions).unwrap();
+        consumer.assign(&assigned).unwrap();
         let (mut messages, began) = (Vec::new(), Instant::now());
         // What follows the last one that is asked for comes within a moment.
         let mut patience = Duration::from_secs(60);
@@ -190,4 +225,14 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(began.elapsed() < Duration::from_secs(60), "{what} did not happen");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Checks that no event is there without its predecessors, and says how many there are, each counted once.
+pub(crate) fn in_order(messages: &[Message]) -> u64 {
+    let mut last = 0;
+    for Message { seq, .. } in messages {
+        assert!(*seq <= last + 1, "{seq} follows {last}");
+        last = last.max(*seq);
+    }
+    last
 }

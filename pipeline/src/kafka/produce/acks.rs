@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::failure::{Code, Failure};
+use crate::kafka::errors::Class;
 use crate::spool::shared::Shared;
 
 /// Kinds that one pipeline can have: a spool's snapshot counts them in a byte.
@@ -69,7 +70,8 @@ impl Acks {
         let (index, number) = unpack(tag);
         // Only librdkafka's polling thread writes, so there is nothing between the two.
         if self.delivered[index].load(Ordering::Relaxed) + 1 != number {
-            return self.refused(tag, Failure::new(Code::Other, "a delivery was reported out of order"));
+            return self
+                .refused(tag, Failure::new(Code::Brokers(Class::Other), "a delivery was reported out of order"));
         }
         self.delivered[index].store(number, Ordering::Release);
         if self.eager.load(Ordering::Acquire) {
@@ -139,6 +141,9 @@ mod tests {
     use crate::batch::Planner;
     use crate::spool::segments::Segments;
 
+    const AWAY: Code = Code::Brokers(Class::Away);
+    const TOO_LARGE: Code = Code::Brokers(Class::TooLarge);
+
     fn acks() -> Acks {
         let segments = Segments::new(Path::new("."), BTreeMap::new());
         Acks::new(Arc::new(Shared::new(segments, Planner::of_runs(1 << 20))))
@@ -163,7 +168,7 @@ mod tests {
     fn after_a_failure_nothing_counts() {
         let acks = acks();
         acks.delivered(pack(0, 1));
-        acks.refused(pack(0, 2), Failure::new(Code::Broker, "away"));
+        acks.refused(pack(0, 2), Failure::new(AWAY, "away"));
         acks.delivered(pack(0, 3));
         acks.delivered(pack(1, 1));
         assert_eq!((acks.count(0), acks.count(1)), (1, 0));
@@ -182,9 +187,9 @@ mod tests {
     fn the_culprit_is_told_from_those_given_up_with_it() {
         let acks = acks();
         acks.refused(pack(0, 5), Failure::new(Code::Purged, "purged"));
-        acks.refused(pack(0, 2), Failure::new(Code::TooLarge, "too large"));
-        acks.refused(pack(0, 3), Failure::new(Code::Other, "later"));
+        acks.refused(pack(0, 2), Failure::new(TOO_LARGE, "too large"));
+        acks.refused(pack(0, 3), Failure::new(AWAY, "later"));
         let refusal = acks.refusal().unwrap();
-        assert_eq!((refusal.failure.code, refusal.number), (Code::TooLarge, 2));
+        assert_eq!((refusal.failure.code, refusal.number), (TOO_LARGE, 2));
     }
 }

@@ -1,6 +1,6 @@
 //! One producer of librdkafka: how it is set up, and what it tells us.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
@@ -15,10 +15,15 @@ use super::acks::Acks;
 use super::failure::{Code, Failure};
 use super::metrics::Metrics;
 use super::record::Record;
+use crate::kafka::errors::Class;
+use crate::kafka::topics::MESSAGE_BYTES;
 use crate::kafka::{Config, log};
 
 /// How long the brokers may take to answer what is asked before anything is sent.
 const ASK: Duration = Duration::from_secs(10);
+
+/// What the client does when it says that something is wrong.
+const REACH: &str = "reach the brokers";
 
 /// What goes to a broker at once, uncompressed, where the topic's limit does not ask for less.
 pub(super) const BATCH_BYTES_MAX: usize = 1_000_000;
@@ -27,16 +32,12 @@ pub(super) const BATCH_BYTES_MAX: usize = 1_000_000;
 const QUEUE_KIB_MAX: &str = "32768";
 const QUEUE_EVENTS_MAX: &str = "50000";
 
-/// Larger than the largest event can be: the topics' own limit decides.
-const MESSAGE_BYTES_MAX: &str = "20000000";
-
-/// What may be set otherwise in `[kafka.properties]`, under its names.
-const DEFAULTS: [(&[&str], &str); 5] = [
-    (&["compression.type", "compression.codec"], "zstd"),
-    (&["linger.ms", "queue.buffering.max.ms"], "5"),
-    (&["queue.buffering.max.kbytes"], QUEUE_KIB_MAX),
-    (&["queue.buffering.max.messages"], QUEUE_EVENTS_MAX),
-    (&["message.max.bytes"], MESSAGE_BYTES_MAX),
+/// What may be set otherwise in `[kafka.properties]`.
+const DEFAULTS: [(&str, &str); 4] = [
+    ("compression.type", "zstd"),
+    ("linger.ms", "5"),
+    ("queue.buffering.max.kbytes", QUEUE_KIB_MAX),
+    ("queue.buffering.max.messages", QUEUE_EVENTS_MAX),
 ];
 
 /// What the promises stand on.
@@ -52,12 +53,10 @@ const FIXED: [(&str, &str); 6] = [
 
 /// The settings of a producer that sends `batch_bytes` at once.
 pub(super) fn settings(config: &Config, batch_bytes: usize) -> ClientConfig {
-    let mut client = config.client();
-    for (names, value) in DEFAULTS {
-        if names.iter().all(|name| client.get(name).is_none()) {
-            client.set(names[0], value);
-        }
-    }
+    // The topics' own limit decides how large a message may be.
+    let message_bytes = (MESSAGE_BYTES + (1 << 20)).to_string();
+    let mut client = config.client_with(&DEFAULTS);
+    client.set("message.max.bytes", message_bytes);
     for (name, value) in FIXED {
         client.set(name, value);
     }
@@ -81,19 +80,19 @@ impl Client {
     pub(super) fn start(settings: &ClientConfig, acks: Arc<Acks>, metrics: Metrics) -> Result<Client, Failure> {
         let context = Context { acks, metrics, last_word: Mutex::default() };
         let producer = settings.create_with_context(context);
-        Ok(Client { producer: producer.map_err(|error| Failure::of(&error, "the producer cannot be made"))? })
+        Ok(Client { producer: producer.map_err(|error| Failure::of("use [kafka]", &error))? })
     }
 
     /// How many partitions a topic has.
     pub(super) fn partitions(&self, topic: &str) -> Result<i32, Failure> {
-        let what = format!("topic {topic}");
+        let doing = format!("find topic {topic}");
         let metadata = self.producer.client().fetch_metadata(Some(topic), ASK);
-        let metadata = metadata.map_err(|error| self.explained(Failure::of(&error, &what)))?;
+        let metadata = metadata.map_err(|error| self.explained(Failure::of(&doing, &error)))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.map(|found| (found.error(), found.partitions().len())) {
             Some((None, partitions)) if partitions > 0 => Ok(partitions as i32),
-            Some((Some(error), _)) => Err(Failure::of_code(error.into(), &what)),
-            _ => Err(Failure::of_code(RDKafkaErrorCode::UnknownTopicOrPartition, &what)),
+            Some((Some(error), _)) => Err(Failure::of(&doing, &KafkaError::MetadataFetch(error.into()))),
+            _ => Err(Failure::of(&doing, &KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition))),
         }
     }
 
@@ -115,37 +114,48 @@ impl Client {
         match self.producer.send(message) {
             Ok(()) => Ok(Sent::Queued),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(Sent::Full),
-            Err((error, _)) => Err(self.explained(Failure::of(&error, &format!("topic {topic}")))),
+            Err((error, _)) => Err(self.explained(Failure::of(&format!("produce to {topic}"), &error))),
         }
     }
 
     /// What stands behind an error that only says that the producer has failed.
     fn explained(&self, failure: Failure) -> Failure {
         match (failure.code, self.producer.context().acks.trouble()) {
-            (Code::Broker | Code::Purged, Some(trouble)) => trouble,
+            (Code::Brokers(Class::Away) | Code::Purged, Some(trouble)) => trouble,
             _ => failure,
         }
     }
 }
 
-/// The largest message that a topic takes, where the brokers tell.
-pub(super) fn max_message_bytes(config: &Config, topic: &str) -> Option<usize> {
-    let admin: AdminClient<Quiet> = config.client().create_with_context(Quiet).ok()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().ok()?;
-    let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
-    let described = runtime.block_on(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options));
-    match described.map(|mut results| results.pop()) {
-        Ok(Some(Ok(resource))) => resource.get("max.message.bytes")?.value.as_ref()?.parse().ok(),
-        Ok(Some(Err(error))) => {
-            tracing::debug!(topic, %error, "kafka: the topic's settings cannot be read");
-            None
-        }
-        Ok(None) => None,
-        Err(error) => {
-            tracing::debug!(topic, %error, "kafka: the topic's settings cannot be read");
-            None
-        }
+/// What the brokers say of a topic's `max.message.bytes`, some time.
+pub(super) type Limit = Arc<OnceLock<usize>>;
+
+/// Asks for the largest message that a topic takes, on a thread of its own: nothing waits for the answer. Where none
+/// comes, the brokers refuse what is too large.
+pub(super) fn ask_limit(config: &Config, topic: &str) -> Limit {
+    let limit = Limit::default();
+    let (config, topic, answer) = (config.clone(), topic.to_owned(), limit.clone());
+    let thread = std::thread::Builder::new().name("kafka-ask".into());
+    let asked = thread.spawn(move || match describe(&config, &topic) {
+        Ok(Some(bytes)) => drop(answer.set(bytes)),
+        Ok(None) => tracing::debug!(topic, "kafka: the brokers do not tell max.message.bytes"),
+        Err(error) => tracing::debug!(topic, %error, "kafka: the topic's settings cannot be read"),
+    });
+    if let Err(error) = asked {
+        tracing::debug!(%error, "kafka: no thread to ask for the topic's settings");
     }
+    limit
+}
+
+fn describe(config: &Config, topic: &str) -> Result<Option<usize>, KafkaError> {
+    let admin: AdminClient<Quiet> = config.client().create_with_context(Quiet)?;
+    let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+    let described = runtime.block_on(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options))?;
+    let resource = described.into_iter().next().transpose().map_err(KafkaError::AdminOp)?;
+    let value = resource.as_ref().and_then(|resource| resource.get("max.message.bytes")?.value.as_ref());
+    Ok(value.and_then(|bytes| bytes.parse().ok()))
 }
 
 /// For clients that are only asked.
@@ -192,12 +202,12 @@ impl ClientContext for Context {
             RDKafkaErrorCode::BrokerTransportFailure => *last_word = reason.to_owned(),
             RDKafkaErrorCode::AllBrokersDown => {
                 let what = if last_word.is_empty() { reason } else { last_word.as_str() };
-                self.acks.set_trouble(Some(Failure::of_code(code, what)));
+                self.acks.set_trouble(Some(Failure::said(REACH, code, what)));
             }
-            RDKafkaErrorCode::Fatal => self.acks.fail(Failure::new(Code::Other, reason)),
-            _ if matches!(Code::of(code), Code::Authentication | Code::Tls | Code::Authorization | Code::Broker) => {
+            RDKafkaErrorCode::Fatal => self.acks.fail(Failure::new(Code::Purged, reason)),
+            _ if matches!(Class::of(code), Class::Authentication | Class::Tls | Class::Denied | Class::Away) => {
                 *last_word = reason.to_owned();
-                self.acks.set_trouble(Some(Failure::of_code(code, reason)));
+                self.acks.set_trouble(Some(Failure::said(REACH, code, reason)));
             }
             _ => tracing::debug!(%error, reason, "kafka: the client reports"),
         }
@@ -210,7 +220,9 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, tag: usize) {
         match result {
             Ok(_) => self.acks.delivered(tag),
-            Err((error, message)) => self.acks.refused(tag, Failure::of(error, &format!("topic {}", message.topic()))),
+            Err((error, message)) => {
+                self.acks.refused(tag, Failure::of(&format!("produce to {}", message.topic()), error))
+            }
         }
     }
 }

@@ -1,91 +1,47 @@
-//! What can go wrong with the brokers: a bounded set of names for alerts, and for each a line that says what to do.
+//! What can go wrong on the way to a topic: a bounded set of names for alerts, and a line that says what to do.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Error};
 
-/// Names a failure in metrics.
+use crate::kafka::errors::{Class, Problem};
+
+/// Names a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
-    Broker,
-    Authentication,
-    Tls,
-    Authorization,
-    Topic,
-    TooLarge,
-    Refused,
+    /// Of the brokers, or of the way there.
+    Brokers(Class),
+    /// The broker takes the event for invalid.
+    Invalid,
+    /// The broker takes no event of that time.
     Timestamp,
+    /// Nothing is acknowledged, and nobody says why.
     Stalled,
-    QueueFull,
-    Config,
+    /// On this node's disk.
     Spool,
-    Other,
     /// Given up with another message that failed; says nothing.
     Purged,
 }
 
 impl Code {
     /// Those that are counted.
-    pub(super) const ALL: [Code; 13] = [
-        Code::Broker,
-        Code::Authentication,
-        Code::Tls,
-        Code::Authorization,
-        Code::Topic,
-        Code::TooLarge,
-        Code::Refused,
-        Code::Timestamp,
-        Code::Stalled,
-        Code::QueueFull,
-        Code::Config,
-        Code::Spool,
-        Code::Other,
-    ];
+    pub(super) fn all() -> impl Iterator<Item = Code> {
+        let ours = [Code::Invalid, Code::Timestamp, Code::Stalled, Code::Spool];
+        Class::ALL.into_iter().map(Code::Brokers).chain(ours)
+    }
 
     pub(super) fn name(self) -> &'static str {
         match self {
-            Code::Broker => "broker",
-            Code::Authentication => "authentication",
-            Code::Tls => "tls",
-            Code::Authorization => "authorization",
-            Code::Topic => "topic",
-            Code::TooLarge => "too_large",
-            Code::Refused => "refused",
+            Code::Brokers(class) => class.name(),
+            Code::Invalid => "invalid",
             Code::Timestamp => "timestamp",
             Code::Stalled => "stalled",
-            Code::QueueFull => "queue_full",
-            Code::Config => "config",
             Code::Spool => "spool",
-            Code::Other | Code::Purged => "other",
+            Code::Purged => Class::Other.name(),
         }
     }
 
     pub(super) fn of(error: Error) -> Code {
         match error {
-            Error::BrokerTransportFailure
-            | Error::AllBrokersDown
-            | Error::Resolve
-            | Error::OperationTimedOut
-            | Error::MessageTimedOut
-            | Error::TimedOutQueue
-            | Error::RequestTimedOut
-            | Error::BrokerNotAvailable
-            | Error::LeaderNotAvailable
-            | Error::NotLeaderForPartition
-            | Error::NetworkException
-            | Error::NotEnoughReplicas
-            | Error::NotEnoughReplicasAfterAppend => Code::Broker,
-            Error::Authentication
-            | Error::UnsupportedSASLMechanism
-            | Error::IllegalSASLState
-            | Error::SaslAuthenticationFailed => Code::Authentication,
-            Error::SSL => Code::Tls,
-            Error::TopicAuthorizationFailed
-            | Error::ClusterAuthorizationFailed
-            | Error::TransactionalIdAuthorizationFailed => Code::Authorization,
-            Error::UnknownTopic | Error::UnknownTopicOrPartition | Error::UnknownPartition | Error::InvalidTopic => {
-                Code::Topic
-            }
-            Error::MessageSizeTooLarge | Error::MessageBatchTooLarge | Error::InvalidMessageSize => Code::TooLarge,
-            Error::InvalidRecord | Error::InvalidMessage => Code::Refused,
+            Error::InvalidRecord | Error::InvalidMessage => Code::Invalid,
             Error::InvalidTimestamp => Code::Timestamp,
             Error::PurgeQueue
             | Error::PurgeInflight
@@ -94,13 +50,13 @@ impl Code {
             | Error::OutOfOrderSequenceNumber
             | Error::DestroyBroker
             | Error::BrokerDestroy => Code::Purged,
-            _ => Code::Other,
+            error => Code::Brokers(Class::of(error)),
         }
     }
 
     /// Whether it is the event itself that will never be taken.
     pub(super) fn is_of_the_event(self) -> bool {
-        matches!(self, Code::TooLarge | Code::Refused)
+        matches!(self, Code::Brokers(Class::TooLarge) | Code::Invalid)
     }
 }
 
@@ -116,35 +72,37 @@ impl Failure {
         Failure { code, text: text.into() }
     }
 
-    /// An error of librdkafka concerning `what`, with what to do.
-    pub(super) fn of(error: &KafkaError, what: &str) -> Failure {
+    /// An error of librdkafka while `doing` something (`"produce to x"`).
+    pub(super) fn of(doing: &str, error: &KafkaError) -> Failure {
         match error.rdkafka_error_code() {
-            Some(code) => Failure::of_code(code, what),
-            None => Failure::new(Code::Config, format!("{what}: {error}; see [kafka] in the config")),
+            Some(code) => Failure::said(doing, code, &code.to_string()),
+            None => {
+                let Problem { class, line, .. } = Problem::of(doing, error);
+                Failure::new(Code::Brokers(class), line)
+            }
         }
     }
 
-    pub(super) fn of_code(error: Error, what: &str) -> Failure {
+    /// The same, in the words of the broker or of librdkafka.
+    pub(super) fn said(doing: &str, error: Error, says: &str) -> Failure {
         let code = Code::of(error);
-        Failure::new(code, format!("{what}: {error}{}", code.advice()))
+        match code {
+            Code::Timestamp => Failure::new(
+                code,
+                format!(
+                    "cannot {doing}: {says}; see that this node's clock is right, and the topic's \
+                     message.timestamp.before.max.ms and message.timestamp.after.max.ms"
+                ),
+            ),
+            Code::Invalid | Code::Purged => Failure::new(code, format!("cannot {doing}: {says}")),
+            _ => Failure::new(code, Problem::said(doing, error, says).line),
+        }
     }
 }
 
-impl Code {
-    fn advice(self) -> &'static str {
-        match self {
-            Code::Broker => "; events wait in the spool until the brokers answer",
-            Code::Authentication => "; look at sasl.* in [kafka.properties]",
-            Code::Tls => "; look at ssl.* in [kafka.properties]",
-            Code::Authorization => {
-                "; this user needs Write and Describe on the topic, and IdempotentWrite on old clusters"
-            }
-            Code::Topic => "; create the topic, or let greypit do it with kafka.topics.create = true and a restart",
-            Code::TooLarge => "; raise max.message.bytes of the topic",
-            Code::Timestamp => {
-                "; is this node's clock right? The topic limits it by message.timestamp.before.max.ms and .after.max.ms"
-            }
-            _ => "",
-        }
+impl From<crate::Error> for Failure {
+    /// Of the spool or of what is set aside.
+    fn from(error: crate::Error) -> Failure {
+        Failure::new(Code::Spool, error.to_string())
     }
 }

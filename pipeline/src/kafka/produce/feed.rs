@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::acks::{Acks, KINDS_MAX, pack};
-use super::aside;
+use super::aside::Refused;
 use super::client::{self, BATCH_BYTES_MAX, Client, Sent};
 use super::failure::{Code, Failure};
 use super::forward::Forwarder;
@@ -16,6 +16,7 @@ use super::upkeep::BATCH_BYTES_MIN;
 use crate::batch::Batch;
 use crate::encode::{Read, read_batch};
 use crate::event::Kind;
+use crate::kafka::errors::Class;
 use crate::upload::{RETRY_FIRST, RETRY_LAST, jittered};
 
 /// How often it looks around when nothing rings, and while the last events are on their way.
@@ -32,6 +33,12 @@ const EVENTS_BETWEEN: u64 = 1024;
 enum Exit {
     Stopped,
     Failed(Failure),
+}
+
+impl From<crate::Error> for Exit {
+    fn from(error: crate::Error) -> Exit {
+        Exit::Failed(error.into())
+    }
 }
 
 impl From<Failure> for Exit {
@@ -54,8 +61,8 @@ pub(super) struct Feeder {
     pub(super) lanes: Vec<Lane>,
     /// Taken from the planner, and to be fed again.
     pub(super) todo: VecDeque<Batch>,
-    /// Events that no broker takes.
-    pub(super) refused: BTreeMap<(usize, u64), Failure>,
+    /// Events on their way that no broker takes, by the lane's index and number.
+    pub(super) refused: BTreeMap<(usize, u64), Refused>,
     pub(super) batch_bytes: usize,
     pub(super) saved_at: Instant,
     /// When something was acknowledged last, or nothing was on its way.
@@ -109,6 +116,7 @@ impl Feeder {
         self.moved_at = Instant::now();
         loop {
             self.check(&session)?;
+            self.check_limits()?;
             self.settle(acks);
             self.report(acks);
             // In this order: what was added before the end is seen after it.
@@ -155,7 +163,7 @@ impl Feeder {
         let index = self.lane(batch.kind);
         let Some(lane) = self.lanes.get_mut(index) else {
             self.todo.push_front(batch);
-            return Err(Failure::new(Code::Other, format!("more than {KINDS_MAX} kinds")).into());
+            return Err(Failure::new(Code::Brokers(Class::Other), format!("more than {KINDS_MAX} kinds")).into());
         };
         lane.stream.take(batch.clone());
         self.open(session, index)?;
@@ -174,7 +182,7 @@ impl Feeder {
             ControlFlow::Continue(())
         });
         exit?;
-        read.map_err(|error| Failure::new(Code::Spool, error.to_string()))?;
+        read?;
         let missing = batch.last + 1 - reading.first - found;
         if missing > 0 {
             self.parts.metrics.ship_missing_events.inc_by(missing);
@@ -192,7 +200,7 @@ impl Feeder {
             self.pass_fence(index)?;
         }
         loop {
-            let refused = self.set_aside(index, event)?;
+            let refused = self.refused(index, event)?;
             let lane = &mut self.lanes[index];
             let record = match refused {
                 Some(code) => lane.records.marker(event, code.name()),
@@ -212,7 +220,7 @@ impl Feeder {
                 }
                 Err(failure) if failure.code.is_of_the_event() && refused.is_none() => {
                     lane.stream.unsend(bytes);
-                    self.refused.insert((index, event.seq), failure);
+                    self.refused.insert((index, event.seq), Refused::new(failure));
                 }
                 Err(failure) => {
                     lane.stream.unsend(bytes);
@@ -222,29 +230,6 @@ impl Feeder {
         }
     }
 
-    /// Keeps an event aside if no broker takes it, and says why that is.
-    fn set_aside(&mut self, index: usize, event: Read<'_>) -> Result<Option<Code>, Exit> {
-        let lane = &mut self.lanes[index];
-        let known = self.refused.get(&(index, event.seq));
-        // A marker is small; all else is looked at only where it may be too large.
-        if known.is_none() && lane.max_bytes.is_none_or(|max| event.body.len() * 2 + 1024 < max) {
-            return Ok(None);
-        }
-        let record = lane.records.of(event);
-        let too_large = lane.max_bytes.filter(|max| record.bytes_max() > *max);
-        let too_large = too_large.map(|max| {
-            let text = format!("topic {}: larger than its max.message.bytes = {max}", lane.topic);
-            Failure::new(Code::TooLarge, text)
-        });
-        let Some(failure) = known.cloned().or(too_large) else { return Ok(None) };
-        let written = aside::write(&self.parts.aside, record.id, record.value, &failure);
-        written.map_err(|error| Failure::new(Code::Spool, error.to_string()))?;
-        self.parts.output.metrics.set_aside.with_label_values(&[failure.code.name()]).inc();
-        let (id, bytes) = (record.id, record.value.len());
-        tracing::error!(id, bytes, reason = failure.text, folder = %self.parts.aside.display(), "kafka: event set aside");
-        Ok(Some(failure.code))
-    }
-
     /// Finds out where the lane's events go, and how large they may be.
     fn open(&mut self, session: &Session, index: usize) -> Result<(), Exit> {
         let lane = &mut self.lanes[index];
@@ -252,22 +237,24 @@ impl Feeder {
             return Ok(());
         }
         let partitions = session.client.partitions(&lane.topic)?;
-        if lane.max_bytes.is_none() {
-            lane.max_bytes = client::max_message_bytes(&self.parts.output.config, &lane.topic);
-        }
-        let opened = lane.open(&self.parts.node, partitions, &mut self.parts.ledger());
-        opened.map_err(|error| Failure::new(Code::Spool, error.to_string()))?;
-        if let Some(max) = lane.max_bytes.filter(|max| *max < self.batch_bytes) {
-            self.batch_bytes = max.max(BATCH_BYTES_MIN);
-            let text = format!("topic {} takes at most {max} bytes at once; the producer is made again", lane.topic);
-            return Err(Failure::new(Code::Purged, text).into());
-        }
+        lane.limit.get_or_insert_with(|| client::ask_limit(&self.parts.output.config, &lane.topic));
+        lane.open(&self.parts.node, partitions, &mut self.parts.ledger())?;
         Ok(())
+    }
+
+    /// A request as large as a topic's limit must be taken; the client has its limit from the beginning.
+    fn check_limits(&mut self) -> Result<(), Exit> {
+        let Some(max) = self.lanes.iter().filter_map(Lane::max_bytes).min() else { return Ok(()) };
+        if max >= self.batch_bytes || self.batch_bytes == BATCH_BYTES_MIN {
+            return Ok(());
+        }
+        self.batch_bytes = max.max(BATCH_BYTES_MIN);
+        Err(Failure::new(Code::Purged, format!("a topic takes only {max} bytes at once")).into())
     }
 
     fn pass_fence(&mut self, index: usize) -> Result<(), Exit> {
         let passed = self.lanes[index].pass_fence(&mut self.parts.ledger());
-        passed.map_err(|error| Failure::new(Code::Spool, error.to_string()).into())
+        passed.map_err(Exit::from)
     }
 
     fn wait_while(&mut self, session: &Session, index: usize, condition: impl Fn(&Lane) -> bool) -> Result<(), Exit> {
@@ -292,7 +279,7 @@ impl Feeder {
             return Err(Exit::Stopped);
         }
         if session.acks.has_failed() {
-            let unknown = || Failure::new(Code::Other, "the producer has failed");
+            let unknown = || Failure::new(Code::Brokers(Class::Other), "the producer has failed");
             return Err(Exit::Failed(session.acks.failure().unwrap_or_else(unknown)));
         }
         Ok(())

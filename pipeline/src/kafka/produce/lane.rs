@@ -2,6 +2,7 @@
 
 use prometheus::IntCounter;
 
+use super::client::Limit;
 use super::forward::Forwarder;
 use super::partition;
 use super::record::Records;
@@ -28,8 +29,8 @@ pub(super) struct Lane {
     pub(super) stream: Stream,
     pub(super) partition: i32,
     pub(super) fence: Option<Fence>,
-    /// The largest message that the topic takes, once it is known.
-    pub(super) max_bytes: Option<usize>,
+    /// The largest message that the topic takes, once it is asked for and known.
+    pub(super) limit: Option<Limit>,
     /// Whether the topic has been found, by this producer.
     pub(super) is_open: bool,
     /// Events below may have been sent.
@@ -50,13 +51,18 @@ impl Lane {
             stream: Stream::new(acknowledged),
             partition: 0,
             fence: None,
-            max_bytes: None,
+            limit: None,
             is_open: false,
             maybe_sent: parts.next_seqs.get(&kind).copied().unwrap_or(1),
             saved: acknowledged,
             events: metrics.events.with_label_values(&[kind.as_str()]),
             bytes: metrics.bytes.with_label_values(&[kind.as_str()]),
         }
+    }
+
+    /// The largest message that the topic takes, once it is known.
+    pub(super) fn max_bytes(&self) -> Option<usize> {
+        self.limit.as_ref()?.get().copied()
     }
 
     /// Decides where events go, in a topic of `partitions`; durably, before the first is sent.

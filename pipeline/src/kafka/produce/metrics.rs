@@ -53,7 +53,7 @@ impl Metrics {
         let set_aside =
             counters("set_aside_events_total", "Events that no broker takes, kept in <data_dir>/set-aside", "reason")?;
         // There before the first failure, or an alert would not see the first.
-        for code in Code::ALL {
+        for code in Code::all() {
             errors.with_label_values(&[code.name()]);
             if code.is_of_the_event() {
                 set_aside.with_label_values(&[code.name()]);

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::acks::Acks;
-use super::client;
+use super::aside::Refused;
 use super::failure::{Code, Failure};
 use super::feed::Feeder;
 use crate::batch::Batch;
+use crate::kafka::errors::Class;
 
 /// How often what is acknowledged goes to the ledger.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
@@ -65,6 +66,8 @@ impl Feeder {
         lanes.into_iter().zip(&below).for_each(|(lane, (_, below))| lane.saved = *below);
         let undone = ledger.lowest_undone();
         drop(ledger);
+        let lanes = &self.lanes;
+        self.refused.retain(|(index, seq), _| *seq >= lanes[*index].saved);
         if let Err(error) = self.parts.shared.free(&undone) {
             self.parts.metrics.spool_error("delete", 1);
             tracing::warn!(%error, "spool: cannot delete segments that are in Kafka");
@@ -120,7 +123,7 @@ impl Feeder {
         let Some(refusal) = acks.refusal() else { return };
         let Some(lane) = self.lanes.get_mut(refusal.index) else { return };
         if let Some(seq) = lane.stream.single() {
-            self.refused.insert((refusal.index, seq), failure.clone());
+            self.refused.insert((refusal.index, seq), Refused::new(failure.clone()));
             return;
         }
         let events = lane.stream.in_flight();
@@ -130,11 +133,10 @@ impl Feeder {
             "kafka: a request was refused; its events are sent one at a time"
         );
         lane.stream.be_careful();
-        // The topic's limit may have changed; where the brokers do not tell it, smaller batches find out.
-        lane.max_bytes = client::max_message_bytes(&self.parts.output.config, &lane.topic);
-        if failure.code == Code::TooLarge {
-            let known = lane.max_bytes.unwrap_or(self.batch_bytes / 2);
-            self.batch_bytes = known.min(self.batch_bytes).max(BATCH_BYTES_MIN);
+        // The topic's limit may have changed. Where the brokers do not tell it, smaller batches find out.
+        lane.limit = None;
+        if failure.code == Code::Brokers(Class::TooLarge) {
+            self.batch_bytes = (self.batch_bytes / 2).max(BATCH_BYTES_MIN);
         }
     }
 
