@@ -18,6 +18,9 @@
 //! | header `node` | the node |
 //! | header `ts` | the record's own `ts`; where it has none, when it was received |
 //!
+//! An event that no broker takes is kept in `<data_dir>/set-aside/<id>.json`; in its place, under its id, is a record with
+//! `set_aside`, the reason, and `bytes`, its size.
+//!
 //! A node's events of one kind are all in one partition, in the order of `seq`, each there at least once: after a crash
 //! of the producer some are there twice, and never is one there that has none of its predecessors. Whoever reads a
 //! partition drops what it has seen of a stream (node, epoch, kind); greypit's own shipper does.

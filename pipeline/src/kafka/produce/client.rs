@@ -19,8 +19,11 @@ use crate::kafka::errors::Class;
 use crate::kafka::topics::MESSAGE_BYTES;
 use crate::kafka::{Config, log};
 
-/// How long the brokers may take to answer what is asked before anything is sent.
-const ASK: Duration = Duration::from_secs(10);
+/// How long to wait for an answer to what is asked before anything is sent.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long the brokers may take to tell a topic's settings.
+const DESCRIBE: Duration = Duration::from_secs(10);
 
 /// What the client does when it says that something is wrong.
 const REACH: &str = "reach the brokers";
@@ -86,7 +89,7 @@ impl Client {
     /// How many partitions a topic has.
     pub(super) fn partitions(&self, topic: &str) -> Result<i32, Failure> {
         let doing = format!("find topic {topic}");
-        let metadata = self.producer.client().fetch_metadata(Some(topic), ASK);
+        let metadata = self.producer.client().fetch_metadata(Some(topic), LOOK);
         let metadata = metadata.map_err(|error| self.explained(Failure::of(&doing, &error)))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.map(|found| (found.error(), found.partitions().len())) {
@@ -149,7 +152,7 @@ pub(super) fn ask_limit(config: &Config, topic: &str) -> Limit {
 
 fn describe(config: &Config, topic: &str) -> Result<Option<usize>, KafkaError> {
     let admin: AdminClient<Quiet> = config.client().create_with_context(Quiet)?;
-    let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
+    let options = AdminOptions::new().request_timeout(Some(DESCRIBE)).operation_timeout(Some(DESCRIBE));
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
     let described = runtime.block_on(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options))?;

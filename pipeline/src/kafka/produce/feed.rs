@@ -23,6 +23,9 @@ use crate::upload::{RETRY_FIRST, RETRY_LAST, jittered};
 const TICK: Duration = Duration::from_millis(250);
 const TICK_AT_END: Duration = Duration::from_millis(10);
 
+/// How long the brokers may take to say what a topic is like, before it begins with another producer.
+const ASK: Duration = Duration::from_secs(30);
+
 /// How long to wait where the client takes no more.
 const FULL: Duration = Duration::from_millis(5);
 
@@ -194,6 +197,7 @@ impl Feeder {
 
     /// Hands over one event, when there is room.
     fn event(&mut self, session: &Session, index: usize, event: Read<'_>) -> Result<(), Exit> {
+        self.check(session)?;
         self.wait_while(session, index, |lane| lane.stream.must_wait())?;
         if self.lanes[index].fence.is_some_and(|fence| event.seq >= fence.below) {
             self.wait_while(session, index, |lane| lane.stream.in_flight() > 0)?;
@@ -232,14 +236,28 @@ impl Feeder {
 
     /// Finds out where the lane's events go, and how large they may be.
     fn open(&mut self, session: &Session, index: usize) -> Result<(), Exit> {
-        let lane = &mut self.lanes[index];
-        if lane.is_open {
+        if self.lanes[index].is_open {
             return Ok(());
         }
-        let partitions = session.client.partitions(&lane.topic)?;
+        let partitions = self.partitions(session, index)?;
+        let lane = &mut self.lanes[index];
         lane.limit.get_or_insert_with(|| client::ask_limit(&self.parts.output.config, &lane.topic));
         lane.open(&self.parts.node, partitions, &mut self.parts.ledger())?;
         Ok(())
+    }
+
+    /// How many partitions a topic has; asks for a while where nobody answers.
+    fn partitions(&mut self, session: &Session, index: usize) -> Result<i32, Exit> {
+        let until = Instant::now() + ASK;
+        loop {
+            match session.client.partitions(&self.lanes[index].topic) {
+                Err(Failure { code: Code::Brokers(Class::Away), .. }) if Instant::now() < until => {
+                    self.check(session)?;
+                    self.report(&session.acks);
+                }
+                found => return Ok(found?),
+            }
+        }
     }
 
     /// A request as large as a topic's limit must be taken; the client has its limit from the beginning.

@@ -193,3 +193,115 @@ impl Stream {
         self.taken.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Position;
+    use crate::event::Kind;
+
+    fn batch(first: u64, last: u64) -> Batch {
+        let at = Position { segment: 1, offset: first };
+        Batch { kind: Kind::new("to"), window: 0, first, last, bytes: 0, from: at, to: at, oldest_us: 0 }
+    }
+
+    /// A stream of which `seqs`, of a batch of `first` to `last`, have been sent.
+    fn sent(first: u64, last: u64, seqs: impl IntoIterator<Item = u64>, now: Instant) -> Stream {
+        let mut stream = Stream::new(first);
+        stream.take(batch(first, last));
+        for (number, seq) in (1..).zip(seqs) {
+            assert_eq!(stream.send(seq, 10, now), number);
+        }
+        stream.fed(&batch(first, last));
+        stream
+    }
+
+    #[test]
+    fn acknowledged_is_what_has_no_gap_before_it_also_over_holes() {
+        let now = Instant::now();
+        // 13 to 15 and 20 could not be read.
+        let mut stream = sent(11, 20, [11, 12, 16, 17, 18, 19], now);
+        for (delivered, acknowledged) in [(0, 11), (1, 12), (2, 16), (3, 17), (5, 19), (6, 21)] {
+            stream.settle(delivered, now);
+            assert_eq!(stream.acknowledged(), acknowledged, "{delivered} delivered");
+            assert_eq!(stream.in_flight(), 6 - delivered);
+            assert_eq!(stream.in_flight_bytes(), (6 - delivered) * 10);
+        }
+        assert_eq!(stream.pop_finished(), Some(batch(11, 20)));
+        assert!(stream.is_done());
+    }
+
+    #[test]
+    fn what_is_settled_is_counted_once_and_its_time_measured_by_the_run() {
+        let now = Instant::now();
+        let mut stream = sent(1, 600, 1..=600, now);
+        let later = now + Duration::from_secs(2);
+        assert_eq!(stream.settle(100, later), Settled { events: 100, bytes: 1000, seconds: vec![] });
+        assert_eq!(stream.settle(100, later), Settled::default());
+        assert_eq!(stream.settle(512, later), Settled { events: 412, bytes: 4120, seconds: vec![2.0, 2.0] });
+        assert_eq!(stream.pop_finished(), None);
+        assert_eq!(stream.settle(600, later), Settled { events: 88, bytes: 880, seconds: vec![2.0] });
+        assert_eq!(stream.pop_finished(), Some(batch(1, 600)));
+    }
+
+    #[test]
+    fn a_rewound_stream_begins_at_the_first_unacknowledged_event() {
+        let now = Instant::now();
+        let mut stream = sent(1, 10, 1..=10, now);
+        stream.take(batch(11, 30));
+        stream.send(11, 10, now);
+        stream.settle(4, now);
+        assert_eq!(stream.rewind(), [batch(1, 10), batch(11, 30)]);
+        assert_eq!((stream.acknowledged(), stream.in_flight(), stream.in_flight_bytes()), (5, 0, 0));
+        assert_eq!(stream.send(5, 10, now), 1, "a new producer counts anew");
+        stream.settle(1, now);
+        assert_eq!(stream.acknowledged(), 6);
+    }
+
+    #[test]
+    fn a_producers_first_message_goes_alone_and_so_does_one_after_a_pause() {
+        let now = Instant::now();
+        let mut stream = sent(1, 1, [1], now);
+        assert!(stream.must_wait());
+        stream.settle(1, now);
+        assert!(!stream.must_wait());
+        stream.send(2, 10, now);
+        stream.send(3, 10, now);
+        assert!(!stream.must_wait());
+        stream.settle(3, now);
+        stream.send(4, 10, now + IDLE);
+        assert!(stream.must_wait());
+        stream.settle(4, now + IDLE);
+        stream.turn();
+        stream.send(5, 10, now + IDLE);
+        assert!(stream.must_wait(), "another partition has not heard of the producer");
+        assert_eq!(stream.single(), Some(5));
+    }
+
+    #[test]
+    fn where_one_was_refused_each_goes_alone_until_all_that_were_with_it_are_through() {
+        let now = Instant::now();
+        let mut stream = sent(1, 4, 1..=4, now);
+        stream.settle(2, now);
+        stream.be_careful();
+        stream.rewind();
+        for (number, seq, alone) in [(1, 3, true), (2, 4, true), (3, 5, false)] {
+            stream.send(seq, 10, now);
+            assert_eq!(stream.must_wait(), alone, "{seq}");
+            assert_eq!(stream.single(), alone.then_some(seq));
+            stream.settle(number, now);
+        }
+    }
+
+    #[test]
+    fn a_message_that_was_not_taken_was_never_sent() {
+        let now = Instant::now();
+        let mut stream = sent(1, 0, [1, 2], now);
+        stream.send(3, 10, now);
+        stream.unsend(10);
+        assert_eq!((stream.in_flight(), stream.in_flight_bytes(), stream.fed_below()), (2, 20, 3));
+        assert_eq!(stream.send(3, 10, now), 3);
+        stream.settle(3, now);
+        assert_eq!(stream.acknowledged(), 4);
+    }
+}
