@@ -405,17 +405,18 @@ impl Chaos {
             Event::CollectorFrozen => self.collector(State::Up).map(|node| self.freeze(node, 500..9_000)),
             Event::CollectorRestarted => self.collector(State::Up).map(|node| self.restart(node, 0..1_000)),
             Event::ShipperKilled => self.shipper(State::Up).map(|node| {
-                self.wait_for_a_moment();
+                self.wait_for_a_moment(50);
                 self.kill(node, 0..4_000);
             }),
             Event::ShippersKilled => self.shipper(State::Up).map(|_| {
-                self.wait_for_a_moment();
+                self.wait_for_a_moment(60);
                 let running = |node: &usize| !self.nodes[*node].collects && self.nodes[*node].state == State::Up;
                 let all: Vec<_> = (0..self.nodes.len()).filter(running).collect();
                 all.into_iter().for_each(|node| self.kill(node, 0..2_000));
             }),
             Event::ShipperFrozen => self.shipper(State::Up).map(|node| {
-                self.wait_for_a_moment();
+                // Its commit is the first that it does when it wakes up.
+                self.wait_for_a_moment(30);
                 self.freeze(node, SESSION_MILLIS + 1_000..SESSION_MILLIS * 2);
             }),
             // One stays.
@@ -515,13 +516,13 @@ impl Chaos {
     }
 
     /// Mostly right after something was stored: a cut, whose objects are not
-    /// there yet, or an object, whose offset is not committed yet.
-    fn wait_for_a_moment(&mut self) {
-        let wanted = match self.random.within(0..10) {
-            0..5 => true,
-            5..8 => false,
-            _ => return,
-        };
+    /// there yet (so many times in a hundred), or an object, whose offset is
+    /// not committed yet.
+    fn wait_for_a_moment(&mut self, percent_cuts: u64) {
+        if self.random.chance(15) {
+            return;
+        }
+        let wanted = self.random.chance(percent_cuts);
         let mut watch = Watch::new();
         watch.add(&self.store.bucket());
         let end = Instant::now() + PATIENCE;
