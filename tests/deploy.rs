@@ -20,14 +20,17 @@ fn metrics(text: &str) -> BTreeSet<&str> {
     words.filter(|word| word.starts_with("greypit_") || word.starts_with("process_")).collect()
 }
 
+/// Those whose series begin with a kind's first event, or a partition to ship.
+const LATER: [&str; 2] = ["greypit_kafka_missing_events_total", "greypit_kafka_consumer_lag"];
+
 /// What a daemon with every part says of itself right after its start.
-async fn scraped(folder: &Path) -> String {
+async fn scraped(folder: &Path, sections: &str) -> String {
     let file = folder.join("greypit.toml");
     let path = folder.display();
     let config = format!(
         "data_dir = \"{path}/data\"\n[syslog]\nudp = [\"127.0.0.1:0\"]\ntcp = [\"127.0.0.1:0\"]\n\
          [milter]\nlisten = [\"unix:{path}/sock\"]\n[[maillog]]\npath = \"{path}/maillog\"\n\
-         [http]\nlisten = \"127.0.0.1:0\"\n"
+         [http]\nlisten = \"127.0.0.1:0\"\n{sections}"
     );
     fs::write(&file, config).expect("write the config");
     let gateway = Gateway::start(&Loaded::read(Some(&file)).expect("a valid config")).await.expect("it starts");
@@ -41,17 +44,35 @@ async fn scraped(folder: &Path) -> String {
     answer
 }
 
+/// The metrics of a scrape.
+fn there(answer: &str) -> BTreeSet<&str> {
+    answer.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(['{', ' ']).next()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_of_the_alerts_is_there_from_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
-    let answer = scraped(folder.path()).await;
-    let there: BTreeSet<&str> =
-        answer.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(['{', ' ']).next()).collect();
+    let answer = scraped(folder.path(), "").await;
     let rules = read("deploy/prometheus/greypit.rules.yml");
     let mut named = metrics(&rules);
-    // Those are there where events go through Kafka.
     named.retain(|name| !name.starts_with("greypit_kafka_"));
     assert!(named.len() > 15, "{named:?}");
+    let there = there(&answer);
+    let missing: Vec<_> = named.difference(&there).collect();
+    assert!(missing.is_empty(), "{missing:?} are not in\n{answer}");
+    assert!(!answer.contains("greypit_kafka_"), "without Kafka there is nothing to say of it:\n{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_of_the_alerts_for_kafka_is_there_while_the_brokers_are_away() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let answer = scraped(folder.path(), &format!("[kafka]\nbrokers = \"{nobody}\"\n")).await;
+    let rules = read("deploy/prometheus/greypit.rules.yml");
+    let mut named = metrics(&rules);
+    named.retain(|name| !LATER.contains(name));
+    assert!(named.iter().filter(|name| name.starts_with("greypit_kafka_")).count() > 5, "{named:?}");
+    let there = there(&answer);
     let missing: Vec<_> = named.difference(&there).collect();
     assert!(missing.is_empty(), "{missing:?} are not in\n{answer}");
 }

@@ -297,6 +297,39 @@ fn every_way_in_is_fine() {
 }
 
 #[test]
+fn events_end_in_the_store_by_every_way_in() {
+    let kafka = Secured::start();
+    ships(kafka.by_tls(kafka.tls), "tls");
+    ships(kafka.by_sasl("PLAIN", "plain", PASSWORD), "plain");
+    ships(kafka.by_sasl("SCRAM-SHA-512", "scram", PASSWORD), "scram");
+}
+
+/// Follows a log of some lines until each is a record in the store.
+fn ships(mut greypit: Greypit, name: &str) {
+    const LINES: usize = 50;
+    greypit.set("kafka.topic_prefix", format!("{name}."));
+    greypit.set("kafka.group", name);
+    greypit.set("batch.window", "1s");
+    let log = greypit.folder().join("maillog");
+    let lines = (0..LINES).map(|line| format!("Nov 20 12:55:01 mx1 test[1]: {name} {line}\n"));
+    std::fs::write(&log, lines.collect::<String>()).expect("a folder of ours");
+    greypit.follow(&log);
+    greypit.start();
+    let text = format!("{name} ");
+    wait_for("the events to be in the store", || {
+        let mut records = 0;
+        greypit.cat(|line| records += usize::from(line.contains(&text)));
+        (records == LINES).then_some(())
+    });
+    let (_, metrics) = greypit.get("/metrics").expect("it answers");
+    assert!(metrics.contains("greypit_kafka_") && !metrics.contains(PASSWORD), "{metrics}");
+    greypit.terminate();
+    let (verdict, complaints) = greypit.verify();
+    assert_eq!((verdict.records, verdict.lost, verdict.repeated), (LINES as u64, 0, 0), "{complaints}");
+    assert!(!greypit.log().contains(PASSWORD), "the password shows");
+}
+
+#[test]
 fn brokers_that_are_away_at_the_start_are_found_later() {
     let mut kafka = Secured::new();
     let mut greypit = kafka.by_sasl("SCRAM-SHA-512", "scram", PASSWORD);
