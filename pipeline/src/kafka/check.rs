@@ -229,6 +229,10 @@ fn look_at_rights(ask: &Ask<'_>, config: &Config, wanted: &[Wanted], does: Does)
     };
     let names: Vec<String> = there.keys().filter(ours).cloned().collect();
     let mut findings = Vec::new();
+    if names.is_empty() && wanted.is_empty() {
+        let note = "none is there, or none that this user may Describe";
+        findings.push(Finding::note(format!("topics {}*", config.topic_prefix), note));
+    }
     if !names.is_empty() {
         match ask.rights_on_topics(&names) {
             Ok(rights) => findings.extend(names.iter().zip(rights).map(|(name, rights)| {
