@@ -139,7 +139,7 @@ struct Node {
 }
 
 /// Counters that tell whether the hard cases were met.
-const COUNTERS: [&str; 11] = [
+const COUNTERS: [&str; 15] = [
     "greypit_kafka_produced_events_total",
     "greypit_kafka_producer_restarts_total",
     "greypit_kafka_errors_total",
@@ -147,6 +147,10 @@ const COUNTERS: [&str; 11] = [
     "greypit_kafka_repeated_events_total",
     "greypit_kafka_missing_events_total",
     "greypit_kafka_foreign_messages_total",
+    "greypit_kafka_cuts_total{cut=\"own\"}",
+    "greypit_kafka_cuts_total{cut=\"before\"}",
+    "greypit_kafka_cuts_total{cut=\"rival\"}",
+    "greypit_store_existing_total{object=\"same\"}",
     "greypit_kafka_rebalances_total",
     "greypit_kafka_commit_errors_total",
     "greypit_ship_objects_total",

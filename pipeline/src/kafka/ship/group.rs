@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 use super::Stop;
 use super::batch::{Message, Now};
 use super::cut::{self, Cut, Form, Name, Part, Place};
-use super::lane::{Answer, Effect, Lane};
+use super::lane::{Answer, Effect, Lane, Whose};
 use super::metrics::Metrics;
 use super::objects::{Growing, same_records};
 use super::record::Foreign;
@@ -393,6 +393,9 @@ impl Member {
             metrics.consumed.with_label_values(&[kind.as_str()]).inc_by(counts.records);
             metrics.repeated.with_label_values(&[kind.as_str()]).inc_by(counts.repeated);
             metrics.missing.with_label_values(&[kind.as_str()]).inc_by(counts.missing);
+            for (whose, count) in Whose::ALL.into_iter().zip(counts.cuts) {
+                metrics.cuts.with_label_values(&[whose.name()]).inc_by(count);
+            }
             for (reason, count) in Foreign::ALL.into_iter().zip(counts.foreign).filter(|(_, count)| *count > 0) {
                 metrics.foreign.with_label_values(&[reason.name()]).inc_by(count);
                 tracing::warn!(

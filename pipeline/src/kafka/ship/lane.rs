@@ -59,6 +59,31 @@ pub(super) struct Counts {
     pub(super) missing: u64,
     /// Messages before the lane's place, which are none of its own.
     pub(super) stale: u64,
+    pub(super) cuts: [u64; 3],
+}
+
+/// Whose cut a batch has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// Its own.
+    Own,
+    /// One that was there when the batch began: it is made as that says.
+    Before,
+    /// One that was written meanwhile: the batch is read again.
+    Rival,
+}
+
+impl Whose {
+    pub(super) const ALL: [Whose; 3] = [Whose::Own, Whose::Before, Whose::Rival];
+
+    /// For metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Whose::Own => "own",
+            Whose::Before => "before",
+            Whose::Rival => "rival",
+        }
+    }
 }
 
 /// A partition.
@@ -217,11 +242,12 @@ impl Lane {
             (Answer::Cut(theirs), State::Reading { open, flight: Some(Flight::Cutting { cut, objects, base }) }) => {
                 match theirs {
                     None => {
+                        self.counts.cuts[Whose::Own as usize] += 1;
                         let (name, end) = (cut.name(), cut.end);
                         self.effects.push(Effect::PutObjects { cut: Box::new(cut), objects, look_ahead: false });
                         self.state = State::Reading { open, flight: Some(Flight::Putting { cut: name, end }) };
                     }
-                    Some(theirs) => self.obey(base, theirs, cut.first.as_ref()),
+                    Some(theirs) => self.obey(base, theirs, cut.first.as_ref(), Whose::Rival),
                 }
             }
             (Answer::Shipped(next), State::Reading { open, flight: Some(Flight::Putting { cut, end }) }) => {
@@ -229,7 +255,7 @@ impl Lane {
                 match next.filter(|_| open.obeys.is_none()) {
                     Some(next) => {
                         let first = open.first().cloned();
-                        self.obey(open.base, next, first.as_ref());
+                        self.obey(open.base, next, first.as_ref(), Whose::Before);
                     }
                     None => {
                         self.state = State::Reading { open, flight: None };
@@ -247,7 +273,7 @@ impl Lane {
         self.high = start.high;
         let low = start.low;
         match start.obeys {
-            Some(cut) => self.obey(start.base, cut, None),
+            Some(cut) => self.obey(start.base, cut, None, Whose::Before),
             None => {
                 let open = Batch::open(start.base, self.form.clone());
                 self.effects.push(Effect::Seek(open.next()));
@@ -258,10 +284,11 @@ impl Lane {
     }
 
     /// Does the batch that a cut describes, from its start; `first` is what was read there.
-    fn obey(&mut self, base: Base, cut: Box<Cut>, first: Option<&First>) {
+    fn obey(&mut self, base: Base, cut: Box<Cut>, first: Option<&First>, whose: Whose) {
         if !cut.is_of_log(first) {
             return self.another_log(cut.life);
         }
+        self.counts.cuts[whose as usize] += 1;
         let open = Batch::obeying(base, cut);
         self.effects.push(Effect::Seek(open.next()));
         self.state = State::Reading { open, flight: None };

@@ -2,6 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use super::lane::Whose;
 use super::record::Foreign;
 
 /// What is counted of shipping from Kafka.
@@ -11,6 +12,7 @@ pub(super) struct Metrics {
     pub(super) repeated: IntCounterVec,
     pub(super) missing: IntCounterVec,
     pub(super) foreign: IntCounterVec,
+    pub(super) cuts: IntCounterVec,
     pub(super) rebalances: IntCounter,
     pub(super) assigned: IntGauge,
     pub(super) paused: IntGauge,
@@ -44,11 +46,16 @@ impl Metrics {
         for reason in Foreign::ALL {
             foreign.with_label_values(&[reason.name()]);
         }
+        let cuts = counters("cuts_total", "Batches whose end was decided, by whose cut was first", "cut")?;
+        for whose in Whose::ALL {
+            cuts.with_label_values(&[whose.name()]);
+        }
         Ok(Metrics {
             consumed: counters("consumed_events_total", "Events read from Kafka, each once a reading", "kind")?,
             repeated: counters("repeated_events_total", "Events that Kafka held more than once, dropped", "kind")?,
             missing: counters("missing_events_total", "Events that were not in Kafka any more", "kind")?,
             foreign,
+            cuts,
             rebalances: counter("rebalances_total", "Changes of this member's partitions")?,
             assigned: gauge("assigned_partitions", "Partitions that this member ships")?,
             paused: gauge("paused_partitions", "Of those, the ones that wait")?,
