@@ -7,44 +7,51 @@ use std::process::ExitCode;
 
 use clap::Args;
 use greypit_pipeline::Kind;
-use greypit_pipeline::replay::{Found, Range, check_prefix, find};
+use greypit_pipeline::codec::Codec;
+use greypit_pipeline::replay::{Found, Met, Range, Topics, check_prefix, find};
 use greypit_pipeline::store::Store;
 use jiff::Timestamp;
 
 use super::reader::{Source, kind, when};
-use super::{EXIT_DONE, EXIT_NO, Stop, counted, end, printable};
+use super::{EXIT_DONE, EXIT_NO, Stop, counted, end, grouped, printable};
 use crate::config::Config;
-use writer::{Summary, Writer};
+use writer::Writer;
 
 /// Ship a past range again, into another place
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  greypit replay --from-spool --since 2026-11-20T12:00 --until 2026-11-20T13:00 --prefix repair
-  greypit replay --from-spool --kind to --to s3://other-bucket/repair --dry-run
+  greypit replay --from-kafka --since 2026-11-20T12:00 --until 2026-11-20T13:00 --prefix repair
+  greypit replay --from-kafka --kind to --since 2d --to s3://other-bucket/repair --dry-run
   greypit replay --from-spool --damaged --to /var/tmp/repair
   greypit verify s3://bucket/repair --from-first-seen        is it whole?
 
 For objects that were deleted, damaged or written wrongly. Nothing is changed where the daemon ships to, and nothing in
-the spool, from which the daemon may go on shipping meanwhile. Objects are made as [batch] says now, and are written only
-if they are new: doing it again writes nothing twice. Who reads the whole store sees what is under --prefix too.
+the spool or in Kafka: daemons go on meanwhile, and no group's offsets are touched. Objects are made as [batch] says now,
+and are written only if they are new: the same range again writes nothing twice. Who reads the whole store sees what is
+under --prefix too.
 
 Prints records=… objects=… existing=… repeated=… missing=… differing=…
   existing   objects, of objects=…, that were there already, with the same records
   repeated   events met twice, written once
-  missing    events that could not be read: freed by the daemon meanwhile, or not nameable any more
+  missing    events of a spool that could not be read: freed by the daemon meanwhile, or not nameable any more
   differing  objects whose key holds other records: nothing was written for them, take another --prefix
-Ends with 0 when everything asked for is there, with 1 when something is missing, differing or damaged, or when the spool
-does not reach back to --since.
+Ends with 0 when everything asked for is there, with 1 when something is missing, differing or damaged, or when spool or
+topics do not reach back to --since.
+
+From Kafka all partitions are read from --since on to the end that they have now, as nodes that were cut off send late.
 
 Times are UTC: 2026-11-20, 2026-11-20T12:55, 2026-11-20T13:55:00+01:00, or back from now: 90m, 2d.
 Whole windows are taken: those that begin at or after --since and before --until, by the time events were received.")]
 pub struct Replay {
     /// From this node's spool: what waits, and what has been shipped but not freed yet
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "from_kafka", conflicts_with = "from_kafka")]
     from_spool: bool,
-    /// Also from the segments that were set aside because something in them was damaged
+    /// From the topics of [kafka], as far back as they are kept
     #[arg(long)]
+    from_kafka: bool,
+    /// Also from the segments of the spool that were set aside because something in them was damaged
+    #[arg(long, conflicts_with = "from_kafka")]
     damaged: bool,
     /// To another store: file:///dir, a plain directory or s3://bucket/prefix; default: the configured store
     #[arg(long, value_name = "URL", required_unless_present = "prefix")]
@@ -79,43 +86,93 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Ships again what the spool of this config holds.
+    /// Ships again what the spool or the topics of this config hold.
     pub async fn run(self, config: &Config) -> ExitCode {
         end("replay", self.ship(config, &mut std::io::stdout()).await)
     }
 
     pub(crate) async fn ship(self, config: &Config, out: &mut impl Write) -> Result<u8, Stop> {
         let store = self.destination(config)?;
+        if !self.dry_run {
+            store.check().await.map_err(say)?;
+        }
+        let mut writer = Writer::new(threads(config.batch.workers), self.dry_run);
+        let reaches_back = match self.from_kafka {
+            true => self.ship_topics(config, &store, &mut writer).await?,
+            false => self.ship_spool(config, &store, &mut writer).await?,
+        };
+        let summary = writer.finish().await?;
+        summary.print(self.json, out)?;
+        if !self.json && !self.dry_run {
+            let prefix = self.prefix.as_ref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
+            let url = store.url();
+            eprintln!("prove it: greypit verify {}{prefix} --from-first-seen", printable(url.trim_end_matches('/')));
+        }
+        Ok(if reaches_back && summary.is_whole() { EXIT_DONE } else { EXIT_NO })
+    }
+
+    /// Whether the spool reaches back to where the range begins.
+    async fn ship_spool(&self, config: &Config, store: &Store, writer: &mut Writer) -> Result<bool, Stop> {
         let found = self.find(config).await?;
         let reaches_back = self.say_what_is_not_there(&found);
-        let mut summary = Summary {
-            repeated: found.repeated,
-            missing: found.nameless,
-            damaged_frames: found.damaged_frames,
-            dry_run: self.dry_run,
-            ..Summary::default()
-        };
-        if self.dry_run {
-            found.objects.iter().for_each(|object| summary.count(object.kind(), object.records()));
-        } else {
-            store.check().await.map_err(|error| Stop::Say(error.to_string()))?;
-            let mut writer = Writer::new(threads(config.batch.workers), summary);
-            let total = found.objects.len() as u64;
-            for object in found.objects {
-                let (store, kind, records) = (store.clone(), object.kind(), object.records());
-                let write = async move { object.write(&store).await };
-                writer.add(kind, records, write, || counted(total, "object")).await?;
-            }
-            summary = writer.finish().await?;
-            self.say_how_to_prove(&store);
+        writer.summary.repeated = found.repeated;
+        writer.summary.missing = found.nameless;
+        writer.summary.damaged_frames = found.damaged_frames;
+        let total = counted(found.objects.len() as u64, "object");
+        for object in found.objects {
+            let (store, kind, records) = (store.clone(), object.kind(), object.records());
+            writer.add(kind, records, async move { object.write(&store).await }).await?;
+            writer.say(|done| format!("{done} of {total}"));
         }
-        summary.print(self.json, out)?;
-        Ok(if reaches_back && summary.is_whole() { EXIT_DONE } else { EXIT_NO })
+        Ok(reaches_back)
+    }
+
+    /// Whether the topics reach back to where the range begins.
+    async fn ship_topics(&self, config: &Config, store: &Store, writer: &mut Writer) -> Result<bool, Stop> {
+        if !config.kafka.is_on() {
+            return Err(Stop::Say("--from-kafka needs [kafka] brokers in the config".into()));
+        }
+        let (kafka, mut batch) = (config.kafka.clone(), config.batch.clone());
+        let (range, prefix) = (self.range(), self.prefix.clone());
+        if self.dry_run {
+            (batch.codec, batch.level) = (Codec::None, None);
+        }
+        let open = move || Topics::open(&kafka, &batch, prefix.as_deref(), &range);
+        let topics = tokio::task::spawn_blocking(open).await.map_err(|error| Stop::Say(error.to_string()))?;
+        let topics = topics.map_err(say)?;
+        let total = counted(topics.messages(), "message");
+        let (mut read, mut foreign, mut begins) = (0, 0, None);
+        let mut met = topics.read();
+        while let Some(met) = met.recv().await {
+            match met.map_err(say)? {
+                Met::Object(object) => {
+                    let (store, kind, records) = (store.clone(), object.kind(), object.records());
+                    writer.add(kind, records, async move { object.write(&store).await }).await?;
+                }
+                Met::Begins(first) => begins = begins.max(Some(first)),
+                Met::Read(counts) => {
+                    writer.summary.repeated += counts.repeated;
+                    (read, foreign) = (read + counts.read, foreign + counts.foreign);
+                }
+            }
+            writer.say(|done| format!("{} of {total}, {}", grouped(read), counted(done, "object")));
+        }
+        writer.clear();
+        if foreign > 0 {
+            eprintln!("greypit replay: {} that no greypit wrote, passed over", counted(foreign, "message"));
+        }
+        let Some((since, first)) = self.since.zip(begins).filter(|(since, first)| since < first) else {
+            return Ok(true);
+        };
+        eprintln!(
+            "greypit replay: a partition begins with what was received at {first:.0}, not at {since:.0}; what was \
+             received before has been deleted"
+        );
+        Ok(false)
     }
 
     /// Where it goes, which must not be where the daemon ships to.
     fn destination(&self, config: &Config) -> Result<Store, Stop> {
-        let say = |error: greypit_pipeline::Error| Stop::Say(error.to_string());
         if self.since.zip(self.until).is_some_and(|(since, until)| since >= until) {
             return Err(Stop::Say("--since must be before --until".into()));
         }
@@ -137,20 +194,14 @@ impl Replay {
 
     async fn find(&self, config: &Config) -> Result<Found, Stop> {
         let (data_dir, batch, damaged) = (config.data_dir.clone(), config.batch.clone(), self.damaged);
-        let range = Range { kinds: self.kind.clone(), since: self.since, until: self.until };
-        let prefix = self.prefix.clone();
+        let (range, prefix) = (self.range(), self.prefix.clone());
         let found = tokio::task::spawn_blocking(move || find(&data_dir, &batch, prefix.as_deref(), &range, damaged));
         let found = found.await.map_err(|error| Stop::Say(error.to_string()))?;
         found.map_err(|error| Stop::Say(format!("{error}; --from-spool reads the spool folder in data_dir")))
     }
 
-    /// What to do next.
-    fn say_how_to_prove(&self, store: &Store) {
-        if !self.json {
-            let prefix = self.prefix.as_ref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
-            let url = store.url();
-            eprintln!("prove it: greypit verify {}{prefix} --from-first-seen", printable(url.trim_end_matches('/')));
-        }
+    fn range(&self) -> Range {
+        Range { kinds: self.kind.clone(), since: self.since, until: self.until }
     }
 
     /// Whether the spool reaches back to where the range begins.
@@ -181,6 +232,10 @@ impl Replay {
         }
         false
     }
+}
+
+fn say(error: impl std::fmt::Display) -> Stop {
+    Stop::Say(error.to_string())
 }
 
 fn threads(configured: usize) -> usize {

@@ -4,6 +4,8 @@
 //! again makes the same objects, which are then found to be there. Whole windows are taken, by the time at which events
 //! were received, so that an object is never a part of what shipping made.
 //!
+//! From a spool ([`find`]) or from the topics ([`Topics`]).
+//!
 //! # Limits
 //! A few dozen bytes an object are held while planning, and one compressed object for each that is being written. The
 //! store is asked [`ATTEMPTS_MAX`] times for each.
@@ -19,6 +21,7 @@ use crate::key::is_plain_path;
 use crate::store::{Object, Put, Store, StoreError};
 use crate::{Error, Result};
 
+pub use crate::kafka::ship::replay::{Counts, Met, Object as KafkaObject, Topics};
 pub use spool::{Found, Planned, Written, find};
 
 /// How often the store is asked when it is busy or the line is bad.
@@ -78,7 +81,7 @@ pub fn check_prefix(prefix: &str) -> Result<()> {
 }
 
 /// Puts an object if it is new; `is_same` says whether what lies there already has the same records.
-async fn put(
+pub(crate) async fn put(
     store: &Store,
     key: &str,
     object: &Object,

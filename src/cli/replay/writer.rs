@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::super::progress::Progress;
-use super::super::{Stop, counted, grouped, printable};
+use super::super::{Stop, counted, printable};
 
 /// What came of it.
 #[derive(Debug, Default, Serialize)]
@@ -43,22 +43,36 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(threads: usize, summary: Summary) -> Writer {
+    /// A writer that writes so many at a time; in a dry run it only counts.
+    pub(super) fn new(threads: usize, dry_run: bool) -> Writer {
+        let summary = Summary { dry_run, ..Summary::default() };
         Writer { threads, running: JoinSet::new(), done: 0, progress: Progress::new(true), summary }
     }
 
-    /// Has `work` write an object of so many records; waits until there is room for it. `of` says how much there is.
+    /// Says how far it is; `text` is given how many objects have been written.
+    pub(super) fn say(&mut self, text: impl FnOnce(u64) -> String) {
+        self.progress.say(|| text(self.done));
+    }
+
+    /// Takes away what was said.
+    pub(super) fn clear(&mut self) {
+        self.progress.clear();
+    }
+
+    /// Has `work` write an object of so many records; waits until there is room for it.
     pub(super) async fn add(
         &mut self,
         kind: Kind,
         records: u64,
         work: impl Future<Output = Result<Written>> + Send + 'static,
-        of: impl Fn() -> String,
     ) -> std::result::Result<(), Stop> {
+        if self.summary.dry_run {
+            self.summary.count(kind, records);
+            return Ok(());
+        }
         while self.running.len() >= self.threads {
             self.take_next().await?;
         }
-        self.progress.say(|| format!("{} of {}", grouped(self.done), of()));
         self.running.spawn(async move { (kind, records, work.await) });
         Ok(())
     }

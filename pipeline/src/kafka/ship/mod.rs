@@ -12,6 +12,7 @@ mod lane;
 mod metrics;
 mod objects;
 mod record;
+pub(crate) mod replay;
 mod seen;
 mod start;
 #[cfg(test)]
