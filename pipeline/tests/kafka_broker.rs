@@ -91,6 +91,26 @@ async fn what_is_too_large_for_the_topic_is_set_aside() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker"]
+async fn what_follows_a_refused_request_is_not_taken_without_it() {
+    let node = node("gap");
+    create(&node, TO, &[("max.message.bytes", "20000")]).await;
+    // The spool is filled first, so that many requests could follow the first one at once.
+    let life = node.start_with(|config| {
+        config.kafka.as_mut().unwrap().brokers = "127.0.0.1:1".into();
+        config.batch.drain_timeout = Span::seconds(1);
+    });
+    life.submit_body(TO, format!("{{\"x\":\"{}\"}}", noise(40_000, 1))).await;
+    for n in 0..300 {
+        life.submit_body(TO, format!("{{\"x\":\"{}\"}}", noise(500, n))).await;
+    }
+    assert_eq!(life.pipeline.drain().await, Drained::Waiting(301));
+    let life = node.start_with(|config| config.property("batch.size", "5000"));
+    assert_eq!(life.pipeline.drain().await, Drained::Shipped);
+    assert_eq!(in_order(&node.read(TO, 301)), 301);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker"]
 async fn more_partitions_move_what_has_not_been_sent() {
     let node = node("partitions");
     create(&node, TO, &[]).await;
