@@ -167,7 +167,7 @@ impl Lane {
         }
         if was_unknown
             && let (Some(cut), Some(first)) = (&open.obeys, open.first())
-            && !cut.is_of_log(Some(first))
+            && !cut.is_of_log(first)
         {
             let life = cut.life;
             return self.another_log(life);
@@ -259,7 +259,7 @@ impl Lane {
 
     /// Does the batch that a cut describes, from its start; `first` is what was read there.
     fn obey(&mut self, base: Base, cut: Box<Cut>, first: Option<&First>) {
-        if !cut.is_of_log(first) {
+        if !cut.can_be_of_log(first) {
             return self.another_log(cut.life);
         }
         let open = Batch::obeying(base, cut);

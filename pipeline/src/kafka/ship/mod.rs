@@ -10,6 +10,8 @@ mod cut;
 mod group;
 mod lane;
 mod metrics;
+#[cfg(test)]
+mod model;
 mod objects;
 mod record;
 mod seen;
