@@ -23,7 +23,8 @@
 //!
 //! A node's events of one kind are all in one partition, in the order of `seq`, each there at least once: after a crash
 //! of the producer some are there twice, and never is one there that has none of its predecessors. Whoever reads a
-//! partition drops what it has seen of a stream (node, epoch, kind); greypit's own shipper does.
+//! partition drops what it has seen of a stream (node, epoch, kind); greypit's own shipper does. It reads the id from the
+//! front of the value, where it has the same bytes as in the header.
 //!
 //! # Cuts
 //! What becomes one batch of a partition is decided once, durably, before anything is uploaded: by the object

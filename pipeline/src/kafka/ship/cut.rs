@@ -186,14 +186,19 @@ impl Cut {
         Name { life: self.life, start: self.start }
     }
 
-    /// Whether the log in which `first` was met where this batch begins can be the one that this cut was made of.
-    /// Messages that retention has deleted since tell nothing.
-    pub(super) fn is_of_log(&self, first: Option<&First>) -> bool {
-        match (&self.first, first) {
-            (Some(then), Some(now)) => now.offset > then.offset || now == then,
-            (None, Some(now)) => now.offset > self.end,
-            (_, None) => true,
+    /// Whether the log whose first message from `start` on is `first`, read after the cut was made, can be the one that
+    /// the cut was made of. Messages that retention has deleted since tell nothing.
+    pub(super) fn is_of_log(&self, first: &First) -> bool {
+        match &self.first {
+            Some(then) => first.offset > then.offset || first == then,
+            None => first.offset > self.end,
         }
+    }
+
+    /// The same of a message that may have been read before the cut was made, by somebody who found more deleted.
+    pub(super) fn can_be_of_log(&self, first: Option<&First>) -> bool {
+        let same = |(then, now): (&First, &First)| then.offset != now.offset || then == now;
+        self.first.as_ref().zip(first).is_none_or(same)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -307,14 +312,15 @@ mod tests {
         let form = Form { codec: Codec::None, level: 0, key: "k".into(), prefix: "p".into(), window_s: 300 };
         let name = Name { life: 0, start: 10 };
         let cut = Cut::new(name, 20, None, Some(first(11, "a-e-to-1")), form, Vec::new(), &Seen::default());
-        for (now, same) in [
-            (None, true),
-            (Some(first(11, "a-e-to-1")), true),
-            (Some(first(11, "b-e-to-1")), false),
-            (Some(first(10, "a-e-to-1")), false),
-            (Some(first(12, "b-e-to-1")), true),
+        for (now, is, can_be) in [
+            (first(11, "a-e-to-1"), true, true),
+            (first(11, "b-e-to-1"), false, false),
+            (first(10, "a-e-to-1"), false, true),
+            (first(12, "b-e-to-1"), true, true),
         ] {
-            assert_eq!(cut.is_of_log(now.as_ref()), same, "{now:?}");
+            assert_eq!(cut.is_of_log(&now), is, "{now:?}");
+            assert_eq!(cut.can_be_of_log(Some(&now)), can_be, "{now:?}");
         }
+        assert!(cut.can_be_of_log(None));
     }
 }

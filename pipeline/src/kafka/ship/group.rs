@@ -23,7 +23,7 @@ use super::batch::{Message, Now};
 use super::cut::{self, Cut, Form, Name, Part, Place};
 use super::lane::{Answer, Effect, Lane, Whose};
 use super::metrics::Metrics;
-use super::objects::{Growing, same_records};
+use super::objects::{Growing, Ready};
 use super::record::Foreign;
 use super::start::{self, Log, Start};
 use crate::upload::{Uploader, jittered, until_done};
@@ -598,8 +598,8 @@ fn commit(consumer: &BaseConsumer<Context>, place: &Place, offset: i64, cut: Nam
 /// Finds out where a lane begins, for as long as it takes.
 async fn find_start(consumer: &Arc<BaseConsumer<Context>>, uploader: &Uploader, place: &Place, not: &[u32]) -> Start {
     loop {
-        let log = until_done(&uploader.health, HEALTH, || ask(consumer, place)).await;
-        match start::find(uploader, place, &log, not).await {
+        let ask = || async { Ok(until_done(&uploader.health, HEALTH, || ask(consumer, place)).await) };
+        match start::find(uploader, place, not, ask).await {
             Ok(start) => {
                 uploader.health.ok("store");
                 let offset = start.base.name.start;
@@ -616,8 +616,9 @@ async fn find_start(consumer: &Arc<BaseConsumer<Context>>, uploader: &Uploader, 
 async fn ask(consumer: &Arc<BaseConsumer<Context>>, place: &Place) -> Result<Log> {
     let (consumer, place) = (consumer.clone(), place.clone());
     let asked = tokio::task::spawn_blocking(move || {
-        let (low, high) = consumer.fetch_watermarks(&place.topic, place.partition, ASK)?;
         let committed = consumer.committed_offsets(list(&place), ASK)?;
+        // After the offset, which is not beyond the end then.
+        let (low, high) = consumer.fetch_watermarks(&place.topic, place.partition, ASK)?;
         let committed = committed.elements().first().and_then(|one| match one.offset() {
             Offset::Offset(offset) => Some((offset, one.metadata().to_owned())),
             _ => None,
@@ -641,18 +642,11 @@ async fn put_objects(
 ) -> Result<()> {
     for (part, growing) in objects {
         let timer = uploader.metrics.encode_seconds.with_label_values(&[cut.form.codec.name()]).start_timer();
-        let encoded = growing.finish(workers).await?;
+        let object = Ready::new(place, cut, &part, growing, workers).await?;
         timer.observe_duration();
-        let key = cut.form.key(place, cut.life, part.window, part.first)?;
-        let is_same = |theirs: &[u8]| same_records(cut.form.codec, theirs, &encoded.bytes);
         uploader.metrics.ship_in_flight.inc();
-        let ours = uploader.put(&key, cut.form.codec, &encoded, is_same).await;
+        object.put(uploader, place).await;
         uploader.metrics.ship_in_flight.dec();
-        if ours {
-            uploader.count(place.kind, &key, &encoded);
-        } else {
-            tracing::error!(key, records = encoded.records, "kafka: the key holds other records, which are left alone");
-        }
     }
     Ok(())
 }

@@ -192,7 +192,7 @@ impl Lane {
         }
         if was_unknown
             && let (Some(cut), Some(first)) = (&open.obeys, open.first())
-            && !cut.is_of_log(Some(first))
+            && !cut.is_of_log(first)
         {
             let life = cut.life;
             return self.another_log(life);
@@ -285,7 +285,7 @@ impl Lane {
 
     /// Does the batch that a cut describes, from its start; `first` is what was read there.
     fn obey(&mut self, base: Base, cut: Box<Cut>, first: Option<&First>, whose: Whose) {
-        if !cut.is_of_log(first) {
+        if !cut.can_be_of_log(first) {
             return self.another_log(cut.life);
         }
         self.counts.cuts[whose as usize] += 1;

@@ -4,12 +4,21 @@
 //! group: one thread ─► lane a partition ─► batch ─► cut ─► PUT ─► commit
 //!        poll, commit   decides, no I/O     objects grow, compressed by workers
 //! ```
+//!
+//! Promise: every event of a partition is in exactly one object, whoever is killed, hangs or wakes up late, wherever the
+//! group's offsets are set. The cuts (see [`super`]) stand for it; the group only says where to look first.
+//!
+//! Limits: what retention deletes before it is in the store is lost, and counted. Where it deletes a part of the very
+//! batch that an owner died over, and a repeat of what it deleted is further on in that batch, that event may be in two
+//! objects of the batch.
 
 mod batch;
 mod cut;
 mod group;
 mod lane;
 mod metrics;
+#[cfg(test)]
+mod model;
 mod objects;
 mod record;
 pub(crate) mod replay;

@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use super::cut::Form;
+use super::cut::{Cut, Form, Part, Place};
 use crate::codec::{Codec, Encoder};
 use crate::encode::Encoded;
 use crate::store::OBJECT_BYTES_MAX;
+use crate::upload::{Uploader, until_done};
 use crate::workers::Workers;
 use crate::{Error, Result};
 
@@ -205,6 +206,49 @@ fn finish(encoder: Encoder, failed: Option<io::Error>) -> Finished {
     let bytes = encoder.finish()?;
     let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     Ok((bytes, sha256))
+}
+
+/// An object that has ended.
+#[derive(Debug)]
+pub(super) struct Ready {
+    key: String,
+    codec: Codec,
+    encoded: Encoded,
+    /// Records that its cut's maker had read and that are not in the log any more.
+    missing: u64,
+}
+
+impl Ready {
+    /// Ends an object, and names it as its cut says.
+    pub(super) async fn new(
+        place: &Place,
+        cut: &Cut,
+        part: &Part,
+        growing: Growing,
+        workers: &Workers,
+    ) -> Result<Ready> {
+        let key = cut.form.key(place, cut.life, part.window, part.first)?;
+        let missing = part.records.saturating_sub(growing.records());
+        Ok(Ready { key, codec: cut.form.codec, encoded: growing.finish(workers).await?, missing })
+    }
+
+    /// Puts it until it is there.
+    pub(super) async fn put(&self, uploader: &Uploader, place: &Place) {
+        let ours = until_done(&uploader.health, "store", || self.try_put(uploader)).await;
+        if ours {
+            uploader.count(place.kind, &self.key, &self.encoded);
+        } else {
+            let (key, records) = (&self.key, self.encoded.records);
+            tracing::error!(key, records, "kafka: the key holds other records, which are left alone");
+        }
+    }
+
+    /// The same, once; false where the key holds other records. Of an object of which the log has lost something any
+    /// other is as good.
+    pub(super) async fn try_put(&self, uploader: &Uploader) -> Result<bool> {
+        let is_same = |theirs: &[u8]| self.missing > 0 || same_records(self.codec, theirs, &self.encoded.bytes);
+        uploader.try_put(&self.key, self.codec, &self.encoded, is_same).await
+    }
 }
 
 /// Whether two objects hold the same records, however they were compressed.

@@ -51,10 +51,16 @@ fn noted(note: &str) -> Option<Name> {
 ///
 /// # Errors
 /// The store cannot be read, or a cut in it: nothing is assumed then.
-pub(super) async fn find(uploader: &Uploader, place: &Place, log: &Log, not: &[u32]) -> Result<Start> {
+pub(super) async fn find<F: Future<Output = Result<Log>>>(
+    uploader: &Uploader,
+    place: &Place,
+    not: &[u32],
+    ask: impl Fn() -> F,
+) -> Result<Start> {
+    let log = ask().await?;
     let start =
         |base: Base, obeys: Option<Cut>| Start { base, obeys: obeys.map(Box::new), low: log.low, high: log.high };
-    if let Some((offset, name)) = committed(log, not) {
+    if let Some((offset, name)) = committed(&log, not) {
         match cut::get(uploader, place, name).await? {
             Some(cut) if cut.end + 1 == offset => {
                 let base = after(&cut);
@@ -71,29 +77,40 @@ pub(super) async fn find(uploader: &Uploader, place: &Place, log: &Log, not: &[u
             }
         }
     }
-    let lives = cut::last_of_lives(uploader, place).await?;
-    for name in lives.iter().filter(|name| !not.contains(&name.life)) {
-        // Deleted since it was listed: then it was old.
-        let Some(cut) = cut::get(uploader, place, *name).await? else { continue };
+    let lives = last_cuts(uploader, place).await?;
+    // Once more, now that the cuts are known: their batches are in the log, if it is theirs.
+    let log = ask().await?;
+    let start =
+        |base: Base, obeys: Option<Cut>| Start { base, obeys: obeys.map(Box::new), low: log.low, high: log.high };
+    for cut in lives.iter().filter(|cut| !not.contains(&cut.life)) {
         if cut.end < log.high {
             let seen = match cut.before {
                 Some(before) => cut::get(uploader, place, before).await?.map(|before| Seen::of(&before.streams)),
                 None => None,
             };
-            let base = Base { name: *name, before: cut.before, seen: seen.unwrap_or_default() };
-            return Ok(start(base, Some(cut)));
+            let base = Base { name: cut.name(), before: cut.before, seen: seen.unwrap_or_default() };
+            return Ok(start(base, Some(cut.clone())));
         }
     }
     // Nothing of this log: it begins. What the newest life had seen stays seen.
-    let newest = match lives.first() {
-        Some(name) => cut::get(uploader, place, *name).await?,
-        None => None,
+    let newest = lives.first();
+    let base = Base {
+        name: Name { life: newest.map_or(0, |cut| cut.life + 1), start: 0 },
+        before: newest.map(Cut::name),
+        seen: newest.map_or_else(Seen::default, |cut| Seen::of(&cut.streams)),
     };
-    let life = lives.first().map_or(0, |name| name.life + 1);
-    let seen = newest.as_ref().map_or_else(Seen::default, |cut| Seen::of(&cut.streams));
-    let base = Base { name: Name { life, start: 0 }, before: newest.map(|cut| cut.name()), seen };
     let obeys = cut::get(uploader, place, base.name).await?;
     Ok(start(base, obeys))
+}
+
+/// The last cut of every life, the newest life first.
+async fn last_cuts(uploader: &Uploader, place: &Place) -> Result<Vec<Cut>> {
+    let mut cuts = Vec::new();
+    for name in cut::last_of_lives(uploader, place).await? {
+        // One that was deleted since it was listed was old.
+        cuts.extend(cut::get(uploader, place, name).await?);
+    }
+    Ok(cuts)
 }
 
 /// The group's word, where it is greypit's and can be true.
