@@ -51,6 +51,9 @@ const UNCOMPRESSED_MAX: usize = 8 << 20;
 /// The name under which it says how it is.
 const HEALTH: &str = "kafka_ship";
 
+/// How long after a failed commit the next is tried.
+const COMMIT_AGAIN: Duration = Duration::from_secs(1);
+
 /// Pauses between attempts to find out where a lane begins.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -78,6 +81,8 @@ pub(super) struct Context {
     statistics: Mutex<Option<Vec<u8>>>,
     metrics: Metrics,
     problem: Mutex<Option<String>>,
+    /// Partitions whose commit has come to an end: the offset, or none where it failed.
+    commits: Mutex<Vec<(String, i32, Option<i64>)>>,
 }
 
 impl ClientContext for Context {
@@ -121,12 +126,33 @@ impl ConsumerContext for Context {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
     }
 
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let is_done = result.is_ok();
         if let Err(error) = result {
-            self.metrics.commit_errors.inc();
-            tracing::warn!(%error, "kafka: an offset could not be committed; the cuts in the store say it too");
+            self.commit_failed(&error);
         }
+        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        commits.extend(offsets.elements().iter().map(|one| {
+            let offset = one.offset().to_raw().filter(|_| is_done && one.error().is_ok());
+            (one.topic().to_owned(), one.partition(), offset)
+        }));
     }
+}
+
+impl Context {
+    fn commit_failed(&self, error: &KafkaError) {
+        self.metrics.commit_errors.inc();
+        tracing::warn!(%error, "kafka: an offset could not be committed; the cuts in the store say it too");
+    }
+}
+
+/// An offset on its way to the group.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    offset: i64,
+    cut: Name,
+    /// It failed, and is tried again then.
+    again: Option<Instant>,
 }
 
 /// A lane and what is outside of it.
@@ -136,8 +162,36 @@ struct Slot {
     number: u64,
     paused: bool,
     committed: Option<i64>,
+    /// A member that keeps its partition in a rebalance may have its commit refused.
+    wanted: Option<Wanted>,
     /// What is being done for it: at most one thing.
     task: Option<Task>,
+}
+
+impl Slot {
+    /// Has the group note the wanted offset; the answer comes later.
+    fn commit(&mut self, consumer: &BaseConsumer<Context>) {
+        let Some(wanted) = &mut self.wanted else { return };
+        wanted.again = None;
+        if let Err(error) = commit(consumer, &self.lane.place, wanted.offset, wanted.cut) {
+            consumer.context().commit_failed(&error);
+            wanted.again = Some(Instant::now() + COMMIT_AGAIN);
+        }
+    }
+
+    fn committed_or_not(&mut self, offset: Option<i64>, now: Instant) {
+        match offset {
+            Some(offset) => {
+                self.committed = Some(offset);
+                self.wanted = self.wanted.filter(|wanted| wanted.offset != offset);
+            }
+            None => {
+                if let Some(wanted) = &mut self.wanted {
+                    wanted.again = Some(now + COMMIT_AGAIN);
+                }
+            }
+        }
+    }
 }
 
 /// Ends with the lane that it works for.
@@ -203,6 +257,7 @@ impl Member {
             statistics: Mutex::default(),
             metrics: metrics.clone(),
             problem: Mutex::default(),
+            commits: Mutex::default(),
         };
         let consumer: BaseConsumer<Context> = client.create_with_context(context).map_err(refused)?;
         let topics = format!("^{}[a-z0-9_]+$", escape(&config.topic_prefix));
@@ -347,7 +402,7 @@ impl Member {
         let place = Place { topic, partition, kind };
         let lane = Lane::new(place, form, self.batch.max_bytes.0, self.workers.clone());
         self.numbers += 1;
-        let slot = Slot { lane, number: self.numbers, paused: true, committed: None, task: None };
+        let slot = Slot { lane, number: self.numbers, paused: true, committed: None, wanted: None, task: None };
         let slots = self.slots.entry(partition).or_default();
         slots.retain(|other| other.lane.place != slot.lane.place);
         slots.push(slot);
@@ -366,8 +421,26 @@ impl Member {
             slot.lane.tick(&now, known.map(|ends| ends.low), known.map(|ends| ends.high));
         });
         self.ends = ends;
+        self.settle_commits(now.instant);
         self.limit_memory(&now);
         self.count(&now);
+    }
+
+    /// Takes note of what was committed, and tries again what was not.
+    fn settle_commits(&mut self, now: Instant) {
+        let consumer = self.consumer.clone();
+        let commits = std::mem::take(&mut *consumer.context().commits.lock().unwrap_or_else(PoisonError::into_inner));
+        for (topic, partition, offset) in commits {
+            let slots = self.slots.get_mut(&partition);
+            if let Some(slot) = slots.and_then(|slots| slots.iter_mut().find(|slot| slot.lane.place.topic == topic)) {
+                slot.committed_or_not(offset, now);
+            }
+        }
+        self.each(|slot| {
+            if slot.wanted.and_then(|wanted| wanted.again).is_some_and(|again| now >= again) {
+                slot.commit(&consumer);
+            }
+        });
     }
 
     /// Ends the largest batch where all together hold too much.
@@ -468,12 +541,9 @@ impl Member {
                 }
             }
             Effect::Commit { offset, cut } => {
-                if let Err(error) = commit(&consumer, &place, offset, cut) {
-                    self.metrics.commit_errors.inc();
-                    tracing::warn!(%error, "kafka: an offset could not be committed; the cuts in the store say it too");
-                }
                 if let Some(slot) = self.slot(number) {
-                    slot.committed = Some(offset);
+                    slot.wanted = Some(Wanted { offset, cut, again: None });
+                    slot.commit(&consumer);
                 }
             }
         }
