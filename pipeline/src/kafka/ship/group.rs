@@ -3,30 +3,33 @@
 //! Everything that decides runs on this thread: messages, rebalances, commits. So a commit never follows the loss of its
 //! partition. What takes long (reading the group's offsets, the store) runs elsewhere and comes back as an answer.
 
+mod context;
+mod slot;
+mod statistics;
+mod work;
+
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
-use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{Offset, TopicPartitionList};
-use serde::Deserialize;
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
 
+use self::context::{Change, Context};
+use self::slot::{Slot, Task, Wanted};
+use self::statistics::Ends;
+use self::work::{find_start, list, pause, put_objects, seek};
 use super::Stop;
 use super::batch::{Message, Now};
-use super::cut::{self, Cut, Form, Name, Part, Place};
+use super::cut::{self, Form, Name, Place};
 use super::lane::{Answer, Effect, Lane, Whose};
 use super::metrics::Metrics;
-use super::objects::{Growing, Ready};
 use super::record::Foreign;
-use super::start::{self, Log, Start};
-use crate::upload::{Uploader, jittered, until_done};
+use crate::kafka::errors::Problem;
+use crate::upload::{Uploader, until_done};
 use crate::workers::Workers;
 use crate::{Error, Kind, Result, batch};
 
@@ -39,11 +42,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// The most messages between two looks at everything else.
 const MESSAGES_MAX: usize = 2_000;
 
-/// How long the group's offsets and the log's ends are waited for.
-const ASK: Duration = Duration::from_secs(10);
-
-/// How long moving to an offset may take.
-const SEEK: Duration = Duration::from_secs(5);
+/// How long the end of one partition's log is waited for at the stop.
+const ASK_AT_STOP: Duration = Duration::from_secs(1);
 
 /// Bytes of a partition that wait for a worker before it is paused.
 const UNCOMPRESSED_MAX: usize = 8 << 20;
@@ -51,160 +51,9 @@ const UNCOMPRESSED_MAX: usize = 8 << 20;
 /// The name under which it says how it is.
 const HEALTH: &str = "kafka_ship";
 
-/// How long after a failed commit the next is tried.
-const COMMIT_AGAIN: Duration = Duration::from_secs(1);
-
-/// Pauses between attempts to find out where a lane begins.
-const AGAIN: Duration = Duration::from_secs(2);
-
-/// Partitions by topic and number.
-type Partitions = Vec<(String, i32)>;
-
-/// What happened to this member.
-#[derive(Debug)]
-enum Change {
-    Assigned(Partitions),
-    Revoked(Partitions),
-}
-
-/// The ends of a partition's log.
-#[derive(Clone, Copy, Debug)]
-struct Ends {
-    low: i64,
-    high: i64,
-}
-
-/// What librdkafka tells outside of messages.
-#[derive(Debug)]
-pub(super) struct Context {
-    changes: Mutex<Vec<Change>>,
-    statistics: Mutex<Option<Vec<u8>>>,
-    metrics: Metrics,
-    problem: Mutex<Option<String>>,
-    /// Partitions whose commit has come to an end: the offset, or none where it failed.
-    commits: Mutex<Vec<(String, i32, Option<i64>)>>,
-}
-
-impl ClientContext for Context {
-    fn stats_raw(&self, statistics: &[u8]) {
-        *self.statistics.lock().unwrap_or_else(PoisonError::into_inner) = Some(statistics.to_vec());
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka: consumer");
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{error}: {reason}"));
-    }
-}
-
-impl ConsumerContext for Context {
-    /// Partitions begin paused: where they go on is not for the group's offset to say.
-    fn rebalance(&self, consumer: &BaseConsumer<Context>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        let listed = partitions.elements().iter().map(|one| (one.topic().to_owned(), one.partition())).collect();
-        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
-        let (change, done) = match error {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                // A plain offset spares librdkafka asking for the group's.
-                let _ = partitions.set_all_offsets(Offset::Offset(0));
-                let assigned = match cooperative {
-                    true => consumer.incremental_assign(partitions),
-                    false => consumer.assign(partitions),
-                };
-                (Change::Assigned(listed), assigned.and_then(|()| consumer.pause(partitions)))
-            }
-            _ => {
-                let revoked = match cooperative {
-                    true => consumer.incremental_unassign(partitions),
-                    false => consumer.unassign(),
-                };
-                (Change::Revoked(listed), revoked)
-            }
-        };
-        if let Err(error) = done {
-            tracing::error!(%error, "kafka: rebalance");
-        }
-        self.metrics.rebalances.inc();
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let is_done = result.is_ok();
-        if let Err(error) = result {
-            self.commit_failed(&error);
-        }
-        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
-        commits.extend(offsets.elements().iter().map(|one| {
-            let offset = one.offset().to_raw().filter(|_| is_done && one.error().is_ok());
-            (one.topic().to_owned(), one.partition(), offset)
-        }));
-    }
-}
-
-impl Context {
-    fn commit_failed(&self, error: &KafkaError) {
-        self.metrics.commit_errors.inc();
-        tracing::warn!(%error, "kafka: an offset could not be committed; the cuts in the store say it too");
-    }
-}
-
-/// An offset on its way to the group.
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    offset: i64,
-    cut: Name,
-    /// It failed, and is tried again then.
-    again: Option<Instant>,
-}
-
-/// A lane and what is outside of it.
-struct Slot {
-    lane: Lane,
-    /// Tells the answers of this lane from those of one before it.
-    number: u64,
-    paused: bool,
-    committed: Option<i64>,
-    /// A member that keeps its partition in a rebalance may have its commit refused.
-    wanted: Option<Wanted>,
-    /// What is being done for it: at most one thing.
-    task: Option<Task>,
-}
-
-impl Slot {
-    /// Has the group note the wanted offset; the answer comes later.
-    fn commit(&mut self, consumer: &BaseConsumer<Context>) {
-        let Some(wanted) = &mut self.wanted else { return };
-        wanted.again = None;
-        if let Err(error) = commit(consumer, &self.lane.place, wanted.offset, wanted.cut) {
-            consumer.context().commit_failed(&error);
-            wanted.again = Some(Instant::now() + COMMIT_AGAIN);
-        }
-    }
-
-    fn committed_or_not(&mut self, offset: Option<i64>, now: Instant) {
-        match offset {
-            Some(offset) => {
-                self.committed = Some(offset);
-                self.wanted = self.wanted.filter(|wanted| wanted.offset != offset);
-            }
-            None => {
-                if let Some(wanted) = &mut self.wanted {
-                    wanted.again = Some(now + COMMIT_AGAIN);
-                }
-            }
-        }
-    }
-}
-
-/// Ends with the lane that it works for.
-struct Task(AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 pub(super) struct Member {
     consumer: Arc<BaseConsumer<Context>>,
+    group: String,
     topic_prefix: String,
     batch: batch::Config,
     memory_max: usize,
@@ -219,6 +68,8 @@ pub(super) struct Member {
     answers: mpsc::Receiver<(u64, Answer)>,
     ends: HashMap<(String, i32), Ends>,
     ticked: Instant,
+    /// What the brokers do not let it do.
+    refused: Option<String>,
 }
 
 /// What a member is made of.
@@ -252,13 +103,7 @@ impl Member {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
             .set("partition.assignment.strategy", "cooperative-sticky");
-        let context = Context {
-            changes: Mutex::default(),
-            statistics: Mutex::default(),
-            metrics: metrics.clone(),
-            problem: Mutex::default(),
-            commits: Mutex::default(),
-        };
+        let context = Context::new(metrics.clone());
         let consumer: BaseConsumer<Context> = client.create_with_context(context).map_err(refused)?;
         let topics = format!("^{}[a-z0-9_]+$", escape(&config.topic_prefix));
         consumer.subscribe(&[&topics]).map_err(refused)?;
@@ -266,6 +111,7 @@ impl Member {
         let (answer, answers) = mpsc::channel();
         Ok(Member {
             consumer: Arc::new(consumer),
+            group: config.group,
             topic_prefix: config.topic_prefix,
             memory_max: usize::try_from(config.max_memory.0).unwrap_or(usize::MAX),
             batch,
@@ -279,6 +125,7 @@ impl Member {
             answers,
             ends: HashMap::new(),
             ticked: Instant::now(),
+            refused: None,
         })
     }
 
@@ -290,16 +137,24 @@ impl Member {
         self.stop(stop);
     }
 
-    /// Ends what is open where it is to be shipped, and waits for what is on its way.
+    /// Reads what is there now and ships it, where `batch.flush_on_exit` says so; else waits for what is on its way.
     fn stop(mut self, stop: &Stop) {
         let until = Instant::now() + self.batch.drain_timeout.0;
+        self.set_goals();
         loop {
             if self.batch.flush_on_exit {
                 let now = now();
-                self.each(|slot| slot.lane.end_now(&now));
+                self.each(|slot| {
+                    if slot.is_at_goal() {
+                        slot.lane.end_now(&now);
+                    }
+                });
             }
             let flush = self.batch.flush_on_exit;
-            let is_busy = |slot: &Slot| if flush { !slot.lane.is_idle() } else { slot.lane.is_in_flight() };
+            let is_busy = |slot: &Slot| match flush {
+                true => !slot.lane.is_idle() || (slot.lane.next().is_some() && !slot.is_at_goal()),
+                false => slot.lane.is_in_flight(),
+            };
             let busy = self.slots.values().flatten().filter(|slot| is_busy(slot)).count();
             if busy == 0 || Instant::now() >= until {
                 stop.left_behind.store(busy as u64, Ordering::Relaxed);
@@ -309,6 +164,20 @@ impl Member {
         }
         // Leaving the group waits for commits that are under way.
         self.slots.clear();
+    }
+
+    /// Up to where every lane still reads: the end of its log now, or nothing more.
+    fn set_goals(&mut self) {
+        let mut asks = self.batch.flush_on_exit;
+        let consumer = self.consumer.clone();
+        self.each(|slot| {
+            let Place { topic, partition, .. } = &slot.lane.place;
+            let high = asks.then(|| consumer.fetch_watermarks(topic, *partition, ASK_AT_STOP));
+            // Brokers that do not answer are not asked for every partition.
+            asks = matches!(high, Some(Ok(_)));
+            let high = high.and_then(std::result::Result::ok).map(|(_, high)| high);
+            slot.goal = Some(high.or(slot.lane.next()).unwrap_or(0));
+        });
     }
 
     fn round(&mut self) {
@@ -322,10 +191,11 @@ impl Member {
             match polled {
                 Some(Ok(message)) => {
                     wait = Duration::ZERO;
+                    self.refused = None;
                     self.take(&message);
                 }
                 Some(Err(error)) => {
-                    self.held(&error.to_string());
+                    self.refused(&error);
                     break;
                 }
                 None => break,
@@ -355,7 +225,7 @@ impl Member {
             value: message.payload().unwrap_or_default(),
         };
         slot.lane.message(&message, &now());
-        if slot.lane.wants_messages(UNCOMPRESSED_MAX) || slot.paused {
+        if slot.wants_messages(UNCOMPRESSED_MAX, false) || slot.paused {
             return;
         }
         // At once, so that what has been fetched is not handed out in vain.
@@ -365,19 +235,19 @@ impl Member {
 
     /// Takes what the group has given and taken; whether there was anything.
     fn apply_changes(&mut self) -> bool {
-        let context = self.consumer.context();
-        let changes = std::mem::take(&mut *context.changes.lock().unwrap_or_else(PoisonError::into_inner));
+        let changes = self.consumer.context().take_changes();
         if changes.is_empty() {
             return false;
         }
         for change in changes {
             match change {
                 Change::Assigned(partitions) => {
+                    self.refused = None;
                     partitions.into_iter().for_each(|(topic, partition)| self.open(topic, partition))
                 }
                 Change::Revoked(partitions) => {
                     for (topic, partition) in partitions {
-                        tracing::info!(topic, partition, "kafka: partition revoked");
+                        tracing::debug!(topic, partition, "kafka: partition revoked");
                         if let Some(slots) = self.slots.get_mut(&partition) {
                             slots.retain(|slot| slot.lane.place.topic != topic);
                         }
@@ -387,7 +257,9 @@ impl Member {
                 }
             }
         }
-        self.metrics.assigned.set(self.slots.values().map(Vec::len).sum::<usize>() as i64);
+        let partitions = self.slots.values().map(Vec::len).sum::<usize>();
+        self.metrics.assigned.set(partitions as i64);
+        tracing::info!(partitions, "kafka: partitions of this shipper, after a rebalance");
         true
     }
 
@@ -397,12 +269,13 @@ impl Member {
             tracing::warn!(topic, "kafka: no kind of greypit's is named so: the topic is left alone");
             return;
         };
-        tracing::info!(topic, partition, "kafka: partition assigned");
+        tracing::debug!(topic, partition, "kafka: partition assigned");
         let form = Form::of(&self.batch, kind);
         let place = Place { topic, partition, kind };
         let lane = Lane::new(place, form, self.batch.max_bytes.0, self.workers.clone());
         self.numbers += 1;
-        let slot = Slot { lane, number: self.numbers, paused: true, committed: None, wanted: None, task: None };
+        let slot =
+            Slot { lane, number: self.numbers, paused: true, goal: None, committed: None, wanted: None, task: None };
         let slots = self.slots.entry(partition).or_default();
         slots.retain(|other| other.lane.place != slot.lane.place);
         slots.push(slot);
@@ -429,7 +302,7 @@ impl Member {
     /// Takes note of what was committed, and tries again what was not.
     fn settle_commits(&mut self, now: Instant) {
         let consumer = self.consumer.clone();
-        let commits = std::mem::take(&mut *consumer.context().commits.lock().unwrap_or_else(PoisonError::into_inner));
+        let commits = consumer.context().take_commits();
         for (topic, partition, offset) in commits {
             let slots = self.slots.get_mut(&partition);
             if let Some(slot) = slots.and_then(|slots| slots.iter_mut().find(|slot| slot.lane.place.topic == topic)) {
@@ -443,11 +316,16 @@ impl Member {
         });
     }
 
+    /// Whether all lanes together hold more than three quarters of what they may; the rest is for what is fetched ahead.
+    fn is_tight(&self) -> bool {
+        usize::try_from(self.metrics.memory.get()).unwrap_or(0) > self.memory_max / 4 * 3
+    }
+
     /// Ends the largest batch where all together hold too much.
     fn limit_memory(&mut self, now: &Now) {
         let memory: usize = self.slots.values().flatten().map(|slot| slot.lane.memory()).sum();
         self.metrics.memory.set(memory as i64);
-        if memory <= self.memory_max / 4 * 3 {
+        if !self.is_tight() {
             return;
         }
         let open = self.slots.values_mut().flatten().filter(|slot| !slot.lane.is_in_flight());
@@ -568,9 +446,10 @@ impl Member {
 
     fn pause_and_resume(&mut self) {
         let consumer = self.consumer.clone();
-        let mut paused = 0;
+        let (mut paused, is_tight) = (0, self.is_tight());
         self.each(|slot| {
-            let wants = slot.lane.wants_messages(if slot.paused { UNCOMPRESSED_MAX / 4 } else { UNCOMPRESSED_MAX });
+            let wants =
+                slot.wants_messages(if slot.paused { UNCOMPRESSED_MAX / 4 } else { UNCOMPRESSED_MAX }, is_tight);
             if wants && slot.paused {
                 let resumed = consumer.resume(&list(&slot.lane.place));
                 slot.paused = resumed.is_err();
@@ -584,141 +463,39 @@ impl Member {
     }
 
     fn read_statistics(&mut self) {
-        let statistics = self.consumer.context().statistics.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(statistics) = statistics else { return };
-        #[derive(Deserialize)]
-        struct Statistics {
-            brokers: HashMap<String, Broker>,
-            topics: HashMap<String, Topic>,
-        }
-        #[derive(Deserialize)]
-        struct Broker {
-            state: String,
-        }
-        #[derive(Deserialize)]
-        struct Topic {
-            partitions: HashMap<i32, Partition>,
-        }
-        #[derive(Deserialize)]
-        struct Partition {
-            lo_offset: i64,
-            hi_offset: i64,
-        }
-        match serde_json::from_slice::<Statistics>(&statistics) {
-            Ok(statistics) => {
-                self.ends.clear();
-                for (topic, Topic { partitions }) in statistics.topics {
-                    for (partition, Partition { lo_offset, hi_offset }) in partitions {
-                        if partition >= 0 && hi_offset >= 0 && lo_offset >= 0 {
-                            self.ends.insert((topic.clone(), partition), Ends { low: lo_offset, high: hi_offset });
-                        }
-                    }
-                }
-                self.say_health(statistics.brokers.values().any(|broker| broker.state == "UP"));
+        let Some(json) = self.consumer.context().take_statistics() else { return };
+        match statistics::read(&json) {
+            Ok(heard) => {
+                self.ends = heard.ends;
+                self.say_health(heard.is_up);
             }
             Err(error) => tracing::warn!(%error, "kafka: statistics"),
         }
     }
 
     fn say_health(&self, is_up: bool) {
-        let problem = self.consumer.context().problem.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match problem {
-            _ if is_up => self.uploader.health.ok(HEALTH),
-            Some(problem) => self.uploader.health.held(HEALTH, problem),
-            None => {}
+        let problem = self.consumer.context().take_problem();
+        match (&self.refused, problem) {
+            (Some(_), _) => {}
+            (None, _) if is_up => self.uploader.health.ok(HEALTH),
+            (None, Some(problem)) => self.uploader.health.held(HEALTH, problem),
+            (None, None) => {}
         }
     }
 
-    fn held(&self, reason: &str) {
-        self.uploader.health.held(HEALTH, reason);
+    /// What librdkafka says in place of a message. It goes on trying; what only a person can mend stays on the board until
+    /// the group gives a partition, or a message comes.
+    fn refused(&mut self, error: &KafkaError) {
+        let problem = Problem::of(&format!("read topics as a member of group {}", self.group), error);
+        self.uploader.health.held(HEALTH, problem.line.clone());
+        if problem.is_definite() {
+            self.refused = Some(problem.line);
+        }
     }
 }
 
 fn now() -> Now {
     Now { wall_ms: jiff::Timestamp::now().as_millisecond(), instant: Instant::now() }
-}
-
-fn list(place: &Place) -> TopicPartitionList {
-    let mut list = TopicPartitionList::with_capacity(1);
-    list.add_partition(&place.topic, place.partition);
-    list
-}
-
-fn pause(consumer: &BaseConsumer<Context>, place: &Place) {
-    if let Err(error) = consumer.pause(&list(place)) {
-        tracing::debug!(%error, "kafka: pause");
-    }
-}
-
-fn seek(consumer: &BaseConsumer<Context>, place: &Place, offset: i64) -> KafkaResult<()> {
-    let mut list = list(place);
-    list.set_all_offsets(Offset::Offset(offset))?;
-    let moved = consumer.seek_partitions(list, SEEK)?;
-    moved.elements().iter().try_for_each(|one| one.error())
-}
-
-fn commit(consumer: &BaseConsumer<Context>, place: &Place, offset: i64, cut: Name) -> KafkaResult<()> {
-    let mut list = TopicPartitionList::with_capacity(1);
-    let mut one = list.add_partition(&place.topic, place.partition);
-    one.set_metadata(start::note(cut));
-    one.set_offset(Offset::Offset(offset))?;
-    consumer.commit(&list, CommitMode::Async)
-}
-
-/// Finds out where a lane begins, for as long as it takes.
-async fn find_start(consumer: &Arc<BaseConsumer<Context>>, uploader: &Uploader, place: &Place, not: &[u32]) -> Start {
-    loop {
-        let ask = || async { Ok(until_done(&uploader.health, HEALTH, || ask(consumer, place)).await) };
-        match start::find(uploader, place, not, ask).await {
-            Ok(start) => {
-                uploader.health.ok("store");
-                let offset = start.base.name.start;
-                tracing::info!(topic = place.topic, partition = place.partition, offset, "kafka: partition begins");
-                return start;
-            }
-            Err(error) => uploader.health.held("store", error.to_string()),
-        }
-        tokio::time::sleep(jittered(AGAIN)).await;
-    }
-}
-
-/// Asks Kafka what it knows of a partition.
-async fn ask(consumer: &Arc<BaseConsumer<Context>>, place: &Place) -> Result<Log> {
-    let (consumer, place) = (consumer.clone(), place.clone());
-    let asked = tokio::task::spawn_blocking(move || {
-        let committed = consumer.committed_offsets(list(&place), ASK)?;
-        // After the offset, which is not beyond the end then.
-        let (low, high) = consumer.fetch_watermarks(&place.topic, place.partition, ASK)?;
-        let committed = committed.elements().first().and_then(|one| match one.offset() {
-            Offset::Offset(offset) => Some((offset, one.metadata().to_owned())),
-            _ => None,
-        });
-        Ok(Log { low, high, committed })
-    });
-    let failed = |what: String| Error::Kafka { operation: "ask for a partition's offsets", what };
-    match asked.await {
-        Ok(log) => log.map_err(|error: KafkaError| failed(error.to_string())),
-        Err(error) => Err(failed(error.to_string())),
-    }
-}
-
-/// Puts all objects of a batch.
-async fn put_objects(
-    uploader: &Uploader,
-    workers: &Workers,
-    place: &Place,
-    cut: &Cut,
-    objects: Vec<(Part, Growing)>,
-) -> Result<()> {
-    for (part, growing) in objects {
-        let timer = uploader.metrics.encode_seconds.with_label_values(&[cut.form.codec.name()]).start_timer();
-        let object = Ready::new(place, cut, &part, growing, workers).await?;
-        timer.observe_duration();
-        uploader.metrics.ship_in_flight.inc();
-        object.put(uploader, place).await;
-        uploader.metrics.ship_in_flight.dec();
-    }
-    Ok(())
 }
 
 /// A text as librdkafka's regular expressions take it literally.

@@ -115,7 +115,7 @@ enum State {
 #[expect(clippy::large_enum_variant, reason = "there is one a partition")]
 enum Flight {
     Cutting { cut: Cut, objects: Vec<(Part, Growing)>, base: Base },
-    Putting { cut: Name, end: i64 },
+    Putting { cut: Name, end: i64, memory: usize },
 }
 
 impl Lane {
@@ -243,14 +243,14 @@ impl Lane {
                 match theirs {
                     None => {
                         self.counts.cuts[Whose::Own as usize] += 1;
-                        let (name, end) = (cut.name(), cut.end);
+                        let flight = Flight::Putting { cut: cut.name(), end: cut.end, memory: held(&objects) };
                         self.effects.push(Effect::PutObjects { cut: Box::new(cut), objects, look_ahead: false });
-                        self.state = State::Reading { open, flight: Some(Flight::Putting { cut: name, end }) };
+                        self.state = State::Reading { open, flight: Some(flight) };
                     }
                     Some(theirs) => self.obey(base, theirs, cut.first.as_ref(), Whose::Rival),
                 }
             }
-            (Answer::Shipped(next), State::Reading { open, flight: Some(Flight::Putting { cut, end }) }) => {
+            (Answer::Shipped(next), State::Reading { open, flight: Some(Flight::Putting { cut, end, .. }) }) => {
                 self.effects.push(Effect::Commit { offset: end + 1, cut });
                 match next.filter(|_| open.obeys.is_none()) {
                     Some(next) => {
@@ -304,9 +304,9 @@ impl Lane {
             let made: u64 = objects.iter().map(|(_, growing)| growing.records()).sum();
             let cut_to: u64 = cut.objects.iter().map(|part| part.records).sum();
             self.counts.missing += cut_to.saturating_sub(made);
-            let (name, end) = (cut.name(), cut.end);
+            let flight = Flight::Putting { cut: cut.name(), end: cut.end, memory: held(&objects) };
             self.effects.push(Effect::PutObjects { cut: Box::new(cut), objects, look_ahead: true });
-            Flight::Putting { cut: name, end }
+            flight
         } else {
             self.effects.push(Effect::PutCut(Box::new(cut.clone())));
             Flight::Cutting { cut, objects, base }
@@ -351,14 +351,15 @@ impl Lane {
         }
     }
 
-    /// Bytes held of the open batch.
+    /// Bytes held of the open batch, and of the one on its way.
     pub(super) fn memory(&self) -> usize {
         match &self.state {
             State::Starting => 0,
             State::Reading { open, flight } => {
                 let of_flight = match flight {
-                    Some(Flight::Cutting { objects, .. }) => objects.iter().map(|(_, growing)| growing.memory()).sum(),
-                    _ => 0,
+                    Some(Flight::Cutting { objects, .. }) => held(objects),
+                    Some(Flight::Putting { memory, .. }) => *memory,
+                    None => 0,
                 };
                 open.memory() + of_flight
             }
@@ -377,4 +378,9 @@ impl Lane {
     pub(super) fn high(&self) -> i64 {
         self.high
     }
+}
+
+/// What objects on their way take of memory, in bytes.
+fn held(objects: &[(Part, Growing)]) -> usize {
+    objects.iter().map(|(_, growing)| growing.memory()).sum()
 }

@@ -1,0 +1,127 @@
+//! What librdkafka tells outside of messages: rebalances, statistics, ends of commits. Kept until the member's thread asks.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::super::metrics::Metrics;
+
+/// Partitions by topic and number.
+type Partitions = Vec<(String, i32)>;
+
+/// What happened to this member.
+#[derive(Debug)]
+pub(super) enum Change {
+    Assigned(Partitions),
+    Revoked(Partitions),
+}
+
+/// What librdkafka tells outside of messages.
+#[derive(Debug)]
+pub(super) struct Context {
+    changes: Mutex<Vec<Change>>,
+    statistics: Mutex<Option<Vec<u8>>>,
+    metrics: Metrics,
+    problem: Mutex<Option<String>>,
+    /// Partitions whose commit has come to an end: the offset, or none where it failed.
+    commits: Mutex<Vec<(String, i32, Option<i64>)>>,
+}
+
+impl ClientContext for Context {
+    fn stats_raw(&self, statistics: &[u8]) {
+        *lock(&self.statistics) = Some(statistics.to_vec());
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka: consumer");
+        *lock(&self.problem) = Some(format!("{error}: {reason}"));
+    }
+}
+
+impl ConsumerContext for Context {
+    /// Partitions begin paused: where they go on is not for the group's offset to say.
+    fn rebalance(&self, consumer: &BaseConsumer<Context>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let listed = partitions.elements().iter().map(|one| (one.topic().to_owned(), one.partition())).collect();
+        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let (change, done) = match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                // A plain offset spares librdkafka asking for the group's.
+                let _ = partitions.set_all_offsets(Offset::Offset(0));
+                let assigned = match cooperative {
+                    true => consumer.incremental_assign(partitions),
+                    false => consumer.assign(partitions),
+                };
+                (Change::Assigned(listed), assigned.and_then(|()| consumer.pause(partitions)))
+            }
+            _ => {
+                let revoked = match cooperative {
+                    true => consumer.incremental_unassign(partitions),
+                    false => consumer.unassign(),
+                };
+                (Change::Revoked(listed), revoked)
+            }
+        };
+        if let Err(error) = done {
+            tracing::error!(%error, "kafka: rebalance");
+        }
+        self.metrics.rebalances.inc();
+        lock(&self.changes).push(change);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let is_done = result.is_ok();
+        if let Err(error) = result {
+            self.commit_failed(&error);
+        }
+        let mut commits = lock(&self.commits);
+        commits.extend(offsets.elements().iter().map(|one| {
+            let offset = one.offset().to_raw().filter(|_| is_done && one.error().is_ok());
+            (one.topic().to_owned(), one.partition(), offset)
+        }));
+    }
+}
+
+impl Context {
+    pub(super) fn new(metrics: Metrics) -> Context {
+        Context {
+            changes: Mutex::default(),
+            statistics: Mutex::default(),
+            metrics,
+            problem: Mutex::default(),
+            commits: Mutex::default(),
+        }
+    }
+
+    /// What the group has given and taken since this was last asked.
+    pub(super) fn take_changes(&self) -> Vec<Change> {
+        std::mem::take(&mut *lock(&self.changes))
+    }
+
+    /// The latest statistics, once.
+    pub(super) fn take_statistics(&self) -> Option<Vec<u8>> {
+        lock(&self.statistics).take()
+    }
+
+    /// What is wrong with the connections, once.
+    pub(super) fn take_problem(&self) -> Option<String> {
+        lock(&self.problem).take()
+    }
+
+    /// The commits that have come to an end.
+    pub(super) fn take_commits(&self) -> Vec<(String, i32, Option<i64>)> {
+        std::mem::take(&mut *lock(&self.commits))
+    }
+
+    pub(super) fn commit_failed(&self, error: &KafkaError) {
+        self.metrics.commit_errors.inc();
+        tracing::warn!(%error, "kafka: an offset could not be committed; the cuts in the store say it too");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
