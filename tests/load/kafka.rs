@@ -147,7 +147,8 @@ impl Bench {
             }
         }
         for which in 1..Shape::ALL.len() {
-            ratios(Shape::ALL[which].name(), "embedded", &costs[&which], &costs[&0]);
+            let of = |which: usize| costs.get(&which).map_or(&[][..], Vec::as_slice);
+            ratios(Shape::ALL[which].name(), "embedded", of(which), of(0));
         }
     }
 
@@ -437,6 +438,9 @@ impl Partitions {
 }
 
 fn ratios(name: &str, reference: &str, ours: &[Cost], theirs: &[Cost]) {
+    if ours.is_empty() {
+        return;
+    }
     let median_of = |f: fn(&Cost) -> f64| {
         let mut ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| f(ours) / f(theirs)).collect();
         ratios.sort_by(f64::total_cmp);
