@@ -596,6 +596,14 @@ impl Chaos {
         assert_eq!((verdict.lost, verdict.repeated, verdict.broken), (0, 0, 0), "{complaints}");
         assert_eq!(verdict.records, self.input.records.values().sum::<u64>());
         assert_eq!(held.events, verdict.records, "what the topics hold");
+        // Few events may by chance meet nothing hard.
+        if self.events.values().sum::<u64>() >= 100 {
+            let met = |name: &str| self.nodes.iter().map(|node| node.counter(name)).sum::<u64>() > 0;
+            assert!(held.repeats > 0, "no event was sent twice");
+            assert!(met("greypit_kafka_repeated_events_total"), "none was dropped");
+            assert!(met("greypit_kafka_cuts_total{cut=\"before\"}"), "no cut was found");
+            assert!(met("greypit_store_existing_total{object=\"same\"}"), "no object was found");
+        }
     }
 
     /// The figures are to be seen where all is well, too.
