@@ -165,7 +165,7 @@ impl Gateway {
         }
         match collected {
             Drained::Shipped => shipped,
-            waiting @ Drained::Waiting(_) => waiting,
+            waiting => waiting,
         }
     }
 }

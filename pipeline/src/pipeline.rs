@@ -82,6 +82,8 @@ pub enum Drained {
     Shipped,
     /// Not everything was taken in time; these events wait in the spool for the next start.
     Waiting(u64),
+    /// Not everything that was read from Kafka reached the store in time; it is read again by the next shipper.
+    InKafka,
 }
 
 impl Pipeline {

@@ -6,7 +6,7 @@ use greypit_pipeline::Drained;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EXIT_USAGE, block_on, demo};
-use crate::config::{ConfigError, Loaded};
+use crate::config::{ConfigError, Loaded, Role};
 use crate::logging::{self, LevelHandle};
 use crate::process;
 use crate::run::Gateway;
@@ -72,10 +72,12 @@ impl Args {
         process::tell_systemd("STOPPING=1");
         tracing::info!(at_most = %loaded.config.batch.drain_timeout, "draining");
         match gateway.stop().await {
-            Drained::Shipped => tracing::info!("everything is in the store"),
+            Drained::Shipped if loaded.config.is(Role::Ship) => tracing::info!("everything is in the store"),
+            Drained::Shipped => tracing::info!("everything is in Kafka"),
             Drained::Waiting(events) => {
-                tracing::warn!(events, "the store did not take everything in time; the rest waits in the spool")
+                tracing::warn!(events, "not everything was taken in time; the rest waits in the spool")
             }
+            Drained::InKafka => tracing::warn!("the store did not take everything in time; the rest waits in Kafka"),
         }
         Ok(ExitCode::SUCCESS)
     }

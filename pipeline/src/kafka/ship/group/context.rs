@@ -3,12 +3,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::metrics::Metrics;
+use crate::kafka::log;
 
 /// Partitions by topic and number.
 type Partitions = Vec<(String, i32)>;
@@ -32,6 +34,10 @@ pub(super) struct Context {
 }
 
 impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log::line(level, facility, message);
+    }
+
     fn stats_raw(&self, statistics: &[u8]) {
         *lock(&self.statistics) = Some(statistics.to_vec());
     }

@@ -76,20 +76,32 @@ pub(super) async fn find_start(
 
 /// Asks Kafka what it knows of a partition.
 async fn ask(consumer: &Arc<BaseConsumer<Context>>, place: &Place) -> Result<Log> {
-    let (consumer, place) = (consumer.clone(), place.clone());
-    let asked = tokio::task::spawn_blocking(move || {
-        let committed = consumer.committed_offsets(list(&place), ASK)?;
-        // After the offset, which is not beyond the end then.
-        let (low, high) = consumer.fetch_watermarks(&place.topic, place.partition, ASK)?;
-        let committed = committed.elements().first().and_then(|one| match one.offset() {
-            Offset::Offset(offset) => Some((offset, one.metadata().to_owned())),
+    let (low, high) =
+        blocking(consumer, place, |consumer, place| consumer.fetch_watermarks(&place.topic, place.partition, ASK))
+            .await?;
+    let committed = blocking(consumer, place, |consumer, place| {
+        let committed = consumer.committed_offsets(list(place), ASK)?;
+        Ok(committed.elements().first().and_then(|one| match one.offset() {
+            // A note that somebody else made may be no text, and rdkafka gives no other way to look at it.
+            Offset::Offset(offset) => std::panic::catch_unwind(|| (offset, one.metadata().to_owned())).ok(),
             _ => None,
-        });
-        Ok(Log { low, high, committed })
-    });
+        }))
+    })
+    .await?;
+    Ok(Log { low, high, committed })
+}
+
+/// Asks on a thread that may wait.
+async fn blocking<T: Send + 'static>(
+    consumer: &Arc<BaseConsumer<Context>>,
+    place: &Place,
+    ask: impl FnOnce(&BaseConsumer<Context>, &Place) -> KafkaResult<T> + Send + 'static,
+) -> Result<T> {
+    let (consumer, place) = (consumer.clone(), place.clone());
+    let asked = tokio::task::spawn_blocking(move || ask(&consumer, &place)).await;
     let failed = |what: String| Error::Kafka { operation: "ask for a partition's offsets", what };
-    match asked.await {
-        Ok(log) => log.map_err(|error: KafkaError| failed(error.to_string())),
+    match asked {
+        Ok(answer) => answer.map_err(|error: KafkaError| failed(error.to_string())),
         Err(error) => Err(failed(error.to_string())),
     }
 }
