@@ -294,24 +294,20 @@ impl Member {
             slot.lane.tick(&now, known.map(|ends| ends.low), known.map(|ends| ends.high));
         });
         self.ends = ends;
-        self.settle_commits(now.instant);
+        self.commit_again(now.instant);
         self.limit_memory(&now);
         self.count(&now);
     }
 
-    /// Takes note of what was committed, and tries again what was not.
-    fn settle_commits(&mut self, now: Instant) {
+    /// Commits again where one has failed; which one is not told, and doing it twice does no harm.
+    fn commit_again(&mut self, now: Instant) {
         let consumer = self.consumer.clone();
-        let commits = consumer.context().take_commits();
-        for (topic, partition, offset) in commits {
-            let slots = self.slots.get_mut(&partition);
-            if let Some(slot) = slots.and_then(|slots| slots.iter_mut().find(|slot| slot.lane.place.topic == topic)) {
-                slot.committed_or_not(offset, now);
-            }
-        }
+        let failed = consumer.context().take_commit_failed();
         self.each(|slot| {
             if slot.wanted.and_then(|wanted| wanted.again).is_some_and(|again| now >= again) {
                 slot.commit(&consumer);
+            } else if failed {
+                slot.commit_later(now);
             }
         });
     }

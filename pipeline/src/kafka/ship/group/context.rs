@@ -1,11 +1,12 @@
-//! What librdkafka tells outside of messages: rebalances, statistics, ends of commits. Kept until the member's thread asks.
+//! What librdkafka tells outside of messages: rebalances, statistics, failed commits. Kept until the member's thread asks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -29,12 +30,17 @@ pub(super) struct Context {
     statistics: Mutex<Option<Vec<u8>>>,
     metrics: Metrics,
     problem: Mutex<Option<String>>,
-    /// Partitions whose commit has come to an end: the offset, or none where it failed.
-    commits: Mutex<Vec<(String, i32, Option<i64>)>>,
+    /// Whether a commit has failed.
+    commit_failed: AtomicBool,
 }
 
 impl ClientContext for Context {
+    /// A commit that fails later is told nowhere else: rdkafka sets no callback for the ends of commits.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "COMMITFAIL" {
+            self.metrics.commit_errors.inc();
+            self.commit_failed.store(true, Ordering::Relaxed);
+        }
         log::line(level, facility, message);
     }
 
@@ -77,18 +83,6 @@ impl ConsumerContext for Context {
         self.metrics.rebalances.inc();
         lock(&self.changes).push(change);
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let is_done = result.is_ok();
-        if let Err(error) = result {
-            self.commit_failed(&error);
-        }
-        let mut commits = lock(&self.commits);
-        commits.extend(offsets.elements().iter().map(|one| {
-            let offset = one.offset().to_raw().filter(|_| is_done && one.error().is_ok());
-            (one.topic().to_owned(), one.partition(), offset)
-        }));
-    }
 }
 
 impl Context {
@@ -98,7 +92,7 @@ impl Context {
             statistics: Mutex::default(),
             metrics,
             problem: Mutex::default(),
-            commits: Mutex::default(),
+            commit_failed: AtomicBool::new(false),
         }
     }
 
@@ -117,9 +111,9 @@ impl Context {
         lock(&self.problem).take()
     }
 
-    /// The commits that have come to an end.
-    pub(super) fn take_commits(&self) -> Vec<(String, i32, Option<i64>)> {
-        std::mem::take(&mut *lock(&self.commits))
+    /// Whether a commit has failed since this was last asked.
+    pub(super) fn take_commit_failed(&self) -> bool {
+        self.commit_failed.swap(false, Ordering::Relaxed)
     }
 
     pub(super) fn commit_failed(&self, error: &KafkaError) {

@@ -13,12 +13,12 @@ use super::work::commit;
 /// How long after a failed commit the next is tried.
 const COMMIT_AGAIN: Duration = Duration::from_secs(1);
 
-/// An offset on its way to the group.
+/// What the group is to have noted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     pub(super) offset: i64,
     pub(super) cut: Name,
-    /// It failed, and is tried again then.
+    /// It may have failed, and is tried again then.
     pub(super) again: Option<Instant>,
 }
 
@@ -49,7 +49,7 @@ impl Slot {
         self.goal.is_some_and(|goal| self.lane.next().is_some_and(|next| next >= goal))
     }
 
-    /// Has the group note the wanted offset; the answer comes later.
+    /// Has the group note the wanted offset.
     pub(super) fn commit(&mut self, consumer: &BaseConsumer<Context>) {
         let Some(wanted) = &mut self.wanted else { return };
         wanted.again = None;
@@ -57,19 +57,12 @@ impl Slot {
             consumer.context().commit_failed(&error);
             wanted.again = Some(Instant::now() + COMMIT_AGAIN);
         }
+        self.committed = Some(wanted.offset);
     }
 
-    pub(super) fn committed_or_not(&mut self, offset: Option<i64>, now: Instant) {
-        match offset {
-            Some(offset) => {
-                self.committed = Some(offset);
-                self.wanted = self.wanted.filter(|wanted| wanted.offset != offset);
-            }
-            None => {
-                if let Some(wanted) = &mut self.wanted {
-                    wanted.again = Some(now + COMMIT_AGAIN);
-                }
-            }
+    pub(super) fn commit_later(&mut self, now: Instant) {
+        if let Some(wanted) = &mut self.wanted {
+            wanted.again = Some(now + COMMIT_AGAIN);
         }
     }
 }
