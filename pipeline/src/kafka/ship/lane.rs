@@ -115,7 +115,14 @@ enum State {
 #[expect(clippy::large_enum_variant, reason = "there is one a partition")]
 enum Flight {
     Cutting { cut: Cut, objects: Vec<(Part, Growing)>, base: Base },
-    Putting { cut: Name, end: i64, memory: usize },
+    Putting { cut: Name, end: i64, memory: usize, oldest_ms: Option<i64> },
+}
+
+impl Flight {
+    fn putting(cut: &Cut, objects: &[(Part, Growing)]) -> Flight {
+        let oldest_ms = oldest_ms(cut);
+        Flight::Putting { cut: cut.name(), end: cut.end, memory: held(objects), oldest_ms }
+    }
 }
 
 impl Lane {
@@ -243,7 +250,7 @@ impl Lane {
                 match theirs {
                     None => {
                         self.counts.cuts[Whose::Own as usize] += 1;
-                        let flight = Flight::Putting { cut: cut.name(), end: cut.end, memory: held(&objects) };
+                        let flight = Flight::putting(&cut, &objects);
                         self.effects.push(Effect::PutObjects { cut: Box::new(cut), objects, look_ahead: false });
                         self.state = State::Reading { open, flight: Some(flight) };
                     }
@@ -304,7 +311,7 @@ impl Lane {
             let made: u64 = objects.iter().map(|(_, growing)| growing.records()).sum();
             let cut_to: u64 = cut.objects.iter().map(|part| part.records).sum();
             self.counts.missing += cut_to.saturating_sub(made);
-            let flight = Flight::Putting { cut: cut.name(), end: cut.end, memory: held(&objects) };
+            let flight = Flight::putting(&cut, &objects);
             self.effects.push(Effect::PutObjects { cut: Box::new(cut), objects, look_ahead: true });
             flight
         } else {
@@ -366,11 +373,19 @@ impl Lane {
         }
     }
 
-    /// When the oldest message of the open batch was received, in milliseconds since 1970, to within a window.
+    /// When the oldest message that is read and not in the store was received, in milliseconds since 1970, to within a
+    /// window.
     pub(super) fn oldest_ms(&self) -> Option<i64> {
         match &self.state {
             State::Starting => None,
-            State::Reading { open, .. } => open.oldest_ms(),
+            State::Reading { open, flight } => {
+                let of_flight = match flight {
+                    Some(Flight::Cutting { cut, .. }) => oldest_ms(cut),
+                    Some(Flight::Putting { oldest_ms, .. }) => *oldest_ms,
+                    None => None,
+                };
+                of_flight.into_iter().chain(open.oldest_ms()).min()
+            }
         }
     }
 
@@ -378,6 +393,11 @@ impl Lane {
     pub(super) fn high(&self) -> i64 {
         self.high
     }
+}
+
+/// The start of a cut's oldest window, in milliseconds since 1970.
+fn oldest_ms(cut: &Cut) -> Option<i64> {
+    cut.objects.iter().map(|part| part.window.saturating_mul(1_000)).min()
 }
 
 /// What objects on their way take of memory, in bytes.

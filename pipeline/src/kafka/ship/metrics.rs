@@ -1,6 +1,6 @@
 //! The shipper's own figures.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::lane::Whose;
 use super::record::Foreign;
@@ -18,6 +18,7 @@ pub(super) struct Metrics {
     pub(super) paused: IntGauge,
     pub(super) lag: IntGaugeVec,
     pub(super) oldest_unshipped: IntGauge,
+    pub(super) retention_left: Gauge,
     pub(super) commit_errors: IntCounter,
     pub(super) memory: IntGauge,
     pub(super) memory_max: IntGauge,
@@ -42,6 +43,12 @@ impl Metrics {
             &["topic", "partition"],
         )?;
         registry.register(Box::new(lag.clone()))?;
+        let retention_left = Gauge::new(
+            "greypit_kafka_retention_left_seconds",
+            "Until the first event that is read and not in the store leaves its topic; NaN where that is not known",
+        )?;
+        retention_left.set(f64::NAN);
+        registry.register(Box::new(retention_left.clone()))?;
         let foreign = counters("foreign_messages_total", "Messages that no greypit wrote, skipped", "reason")?;
         for reason in Foreign::ALL {
             foreign.with_label_values(&[reason.name()]);
@@ -61,6 +68,7 @@ impl Metrics {
             paused: gauge("paused_partitions", "Of those, the ones that wait")?,
             lag,
             oldest_unshipped: gauge("oldest_unshipped_seconds", "Age of the oldest event read and not in the store")?,
+            retention_left,
             commit_errors: counter("commit_errors_total", "Offsets that could not be committed")?,
             memory: gauge("memory_bytes", "Memory of batches being collected")?,
             memory_max: gauge("memory_max_bytes", "The limit kafka.max_memory")?,
