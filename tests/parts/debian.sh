@@ -5,7 +5,7 @@
 # port 25 and ask questions, syslog-ng removes rsyslog; unpacked into a folder
 # of the cache they do none of that. The tests find them under $GREYPIT_CACHE/parts/debian.
 
-BUILD_PACKAGES=(gcc libc6-dev make curl openssl ca-certificates procps)
+BUILD_PACKAGES=(gcc libc6-dev make perl curl openssl ca-certificates procps)
 PART_PACKAGES=(sendmail-bin sendmail-cf rsyslog rsyslog-openssl syslog-ng-core postfix m4 libfaketime miltertest kcat)
 
 debian_root=$GREYPIT_CACHE/parts/debian

@@ -188,8 +188,13 @@ impl Member {
     fn round(&mut self) {
         let mut wait = POLL;
         let consumer = self.consumer.clone();
+        let mut at = now();
         for _ in 0..MESSAGES_MAX {
             let polled = consumer.poll(wait);
+            if !wait.is_zero() {
+                // What follows comes without waiting: one look at the clocks is enough for it.
+                at = now();
+            }
             if self.apply_changes() {
                 break;
             }
@@ -197,7 +202,7 @@ impl Member {
                 Some(Ok(message)) => {
                     wait = Duration::ZERO;
                     self.refused = None;
-                    self.take(&message);
+                    self.take(&message, &at);
                 }
                 Some(Err(error)) => {
                     self.refused(&error);
@@ -220,7 +225,7 @@ impl Member {
         self.pause_and_resume();
     }
 
-    fn take(&mut self, message: &rdkafka::message::BorrowedMessage<'_>) {
+    fn take(&mut self, message: &rdkafka::message::BorrowedMessage<'_>, now: &Now) {
         let Some(slots) = self.slots.get_mut(&message.partition()) else { return };
         let topic = message.topic();
         let Some(slot) = slots.iter_mut().find(|slot| slot.lane.place.topic == topic) else { return };
@@ -229,7 +234,7 @@ impl Member {
             timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
             value: message.payload().unwrap_or_default(),
         };
-        slot.lane.message(&message, &now());
+        slot.lane.message(&message, now);
         if slot.wants_messages(UNCOMPRESSED_MAX, false) || slot.paused {
             return;
         }
