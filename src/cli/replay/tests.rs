@@ -118,6 +118,8 @@ fn says(answer: Result<(u8, serde_json::Value), Stop>) -> String {
 async fn the_same_objects_come_from_a_spool_in_use_and_from_one_at_rest() {
     let mut node = Node::new();
     node.config.batch.flush_on_exit = false;
+    // No batch ends by its size either: what is shipped leaves the spool.
+    node.config.batch.max_bytes = Size(64 << 20);
     let pipeline = node.start();
     submit(&pipeline, 0..1000).await;
     // Events count once they are durable.
