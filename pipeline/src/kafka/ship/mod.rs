@@ -29,6 +29,7 @@ mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus::Registry;
 use tokio::runtime::Handle;
@@ -39,6 +40,9 @@ use crate::store::Store;
 use crate::upload::Uploader;
 use crate::workers::Workers;
 use crate::{Drained, Error, Health, Metrics, Result};
+
+/// How long leaving the group may take, and asking for the logs' ends before.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// What a shipper is made of.
 #[derive(Debug)]
@@ -62,13 +66,14 @@ pub struct Parts {
 pub struct Shipper {
     stop: Arc<Stop>,
     ended: oneshot::Receiver<()>,
+    drain_timeout: Duration,
 }
 
 /// What the thread is told, and tells.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Stop {
     asked: AtomicBool,
-    /// Batches that were on their way when time was up.
+    /// Batches that were on their way when time was up; some, as long as the thread has not said.
     left_behind: AtomicU64,
 }
 
@@ -89,6 +94,7 @@ impl Shipper {
             let problem = "{node} makes no sense with [kafka], where an object holds the events of many nodes";
             return Err(Error::Config { key: "batch.key".into(), problem: problem.into() });
         }
+        let drain_timeout = batch.drain_timeout.0;
         let own = metrics::Metrics::new(&registry).map_err(|error| Error::Config {
             key: "http".into(),
             problem: format!("metrics cannot be registered: {error}"),
@@ -98,7 +104,7 @@ impl Shipper {
         let parts =
             group::MemberParts { config: kafka, batch, uploader, workers, metrics: own, runtime: Handle::current() };
         let member = group::Member::join(parts)?;
-        let stop = Arc::new(Stop::default());
+        let stop = Arc::new(Stop { asked: AtomicBool::new(false), left_behind: AtomicU64::new(1) });
         let (ending, ended) = oneshot::channel();
         let asked = stop.clone();
         let thread = std::thread::Builder::new().name("kafka-ship".into());
@@ -108,14 +114,16 @@ impl Shipper {
             let _ = ending.send(());
         };
         thread.spawn(run).map_err(Error::io("start a thread for", "kafka"))?;
-        Ok(Shipper { stop, ended })
+        Ok(Shipper { stop, ended, drain_timeout })
     }
 
     /// Ends: what has arrived is shipped where `batch.flush_on_exit` says so, uploads end within `batch.drain_timeout`,
     /// the group is left.
     pub async fn stop(self) -> Drained {
         self.stop.asked.store(true, Ordering::Relaxed);
-        let _ = self.ended.await;
+        // Beyond that nothing is waited for: librdkafka does not leave a group whose coordinator is out of reach. The
+        // group finds out by itself, and the thread goes with the process.
+        let _ = tokio::time::timeout(self.drain_timeout + LEAVE, self.ended).await;
         match self.stop.left_behind.load(Ordering::Relaxed) {
             0 => Drained::Shipped,
             _ => Drained::InKafka,
