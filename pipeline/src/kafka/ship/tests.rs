@@ -110,3 +110,16 @@ async fn messages_end_in_objects_each_once_over_restarts() {
     wait_for(folder.path(), 1_100).await;
     assert_eq!(shipper.stop().await, Drained::Shipped);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_no_broker_that_does_not_answer() {
+    let (folder, cluster) = (tempfile::tempdir().unwrap(), cluster("greypit.to", 1));
+    let brokers = cluster.bootstrap_servers();
+    produce(&brokers, "greypit.to", 0, "mx1", 1..=100);
+    let shipper = start(&brokers, folder.path(), 1);
+    wait_for(folder.path(), 100).await;
+    cluster.broker_round_trip_time(1, Duration::from_secs(600)).unwrap();
+    // The batch that this ends is in the store; its commit stays without an answer.
+    let stopped = tokio::time::timeout(PATIENCE, shipper.stop()).await;
+    assert!(stopped.is_ok(), "the stop waits for the broker");
+}
