@@ -97,6 +97,8 @@ impl Member {
         let mut client = config.client_with(&[
             ("statistics.interval.ms", "1000"),
             ("fetch.queue.backoff.ms", "50"),
+            // A broker that is asked for idle partitions answers late, and one that goes on meanwhile waits for that.
+            ("fetch.wait.max.ms", "100"),
             ("topic.metadata.refresh.interval.ms", "10000"),
             ("queued.max.messages.kbytes", &fetched_kib),
         ]);
