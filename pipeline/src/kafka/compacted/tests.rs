@@ -100,7 +100,7 @@ fn what_is_not_there_is_waited_for() {
     assert!(client.room() == 0 && !client.publish("x", Some("1")) && !client.is_read());
     cluster.create_topic(TOPIC, 1, 1).unwrap();
     wait_for("the topic", || client.is_read());
-    assert_eq!(client.room(), QUEUE_RECORDS);
+    wait_for("room for all", || client.room() == QUEUE_RECORDS);
     cluster.broker_down(1).unwrap();
     wait_for("the broker to be missed", || notes.told().problems.contains_key("broker_away"));
     let since = Instant::now();
