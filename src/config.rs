@@ -11,6 +11,7 @@ use greypit_pipeline::{Kind, batch, check_node, kafka, spool, store};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::collect::boot;
 use crate::collect::maillog::tail;
 use crate::collect::syslog::listen as syslog;
 use crate::collect::{milter, privacy};
@@ -39,6 +40,8 @@ pub struct Config {
     pub syslog: syslog::Config,
     /// `[[maillog]]`
     pub maillog: Vec<tail::Config>,
+    /// `[boot]`
+    pub boot: boot::Config,
     /// `[privacy]`
     pub privacy: privacy::Config,
     /// `[spool]`
@@ -63,6 +66,7 @@ impl Default for Config {
             milter: greypit_milter::Config::default(),
             syslog: syslog::Config::default(),
             maillog: Vec::new(),
+            boot: boot::Config::default(),
             privacy: privacy::Config::default(),
             spool: spool::Config::default(),
             batch: batch::Config::default(),
@@ -94,6 +98,9 @@ impl Config {
         let mut kinds = syslog::KINDS.to_vec();
         if !self.milter.listen.is_empty() {
             kinds.push(milter::MAIL);
+        }
+        if self.boot.is_on() {
+            kinds.extend(boot::KINDS);
         }
         kinds.extend(self.syslog.rule.iter().filter_map(|rule| Kind::parse(rule.kind.as_deref()?)));
         kinds.sort_unstable();
@@ -159,7 +166,11 @@ impl Config {
             return refuse("kafka.topics.retention", problem);
         }
         if !self.is(Role::Collect) {
-            let unused = [("milter.listen", self.milter.listen.is_empty()), ("maillog", self.maillog.is_empty())];
+            let unused = [
+                ("milter.listen", self.milter.listen.is_empty()),
+                ("maillog", self.maillog.is_empty()),
+                ("boot.interface", !self.boot.is_on()),
+            ];
             if let Some((key, _)) = unused.into_iter().find(|(_, is_empty)| !is_empty) {
                 return refuse(key, "says nothing on a node without the role \"collect\"".into());
             }
@@ -284,6 +295,7 @@ impl Loaded {
             milter::check_headers(&config.milter.headers, config.privacy.hash_local_part),
             config.syslog.validate(),
             config.maillog.iter().try_for_each(tail::Config::validate),
+            config.boot.validate(),
             config.privacy.validate(),
             config.spool.validate(),
             config.batch.validate(),

@@ -15,6 +15,7 @@ use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::collect::boot;
 use crate::collect::maillog::tail;
 use crate::collect::milter as mail;
 use crate::collect::syslog::listen as syslog;
@@ -62,6 +63,8 @@ struct Collecting {
 struct Sockets {
     syslog: syslog::Bound,
     milter: milter::Bound,
+    /// Where there is an interface to serve.
+    boot: Option<boot::Bound>,
 }
 
 impl Gateway {
@@ -173,12 +176,13 @@ impl Gateway {
 impl Sockets {
     fn bind(config: &Config) -> greypit_pipeline::Result<Sockets> {
         let syslog = syslog::bind_beside(&config.syslog, sys::passed_sockets())?;
-        Ok(Sockets { syslog, milter: milter::bind(&config.milter)? })
+        Ok(Sockets { syslog, milter: milter::bind(&config.milter)?, boot: boot::bind(&config.boot)? })
     }
 
     fn addresses(&self, config: &Config) -> Vec<String> {
         let files = config.maillog.iter().map(|entry| format!("file {}", entry.path));
-        self.milter.addresses().chain(self.syslog.addresses()).chain(files).collect()
+        let boot = self.boot.iter().flat_map(boot::Bound::addresses);
+        self.milter.addresses().chain(self.syslog.addresses()).chain(files).chain(boot).collect()
     }
 }
 
@@ -231,6 +235,10 @@ impl Collecting {
                 stop.clone(),
             )?);
             health.ok("maillog");
+        }
+        if let Some(bound) = sockets.boot {
+            let (submit, stop) = (submit.clone(), stop.clone());
+            collectors.extend(boot::spawn(bound, &config.boot, &config.data_dir, submit, registry, health, stop)?);
         }
         let (mut milter, mut farm) = (None, None);
         if !sockets.milter.is_empty() {

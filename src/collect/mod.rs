@@ -3,6 +3,7 @@
 //! `wire` modules are pure (bytes in, typed value or named error out); [`record`]
 //! writes the JSON bodies that all of them share.
 
+pub mod boot;
 mod complaints;
 pub mod maillog;
 pub mod milter;

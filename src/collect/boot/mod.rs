@@ -1,0 +1,136 @@
+//! The boot collector: machines start from it, and every packet is an event.
+//!
+//! One set of files (see [`machines`]), one policy ([`policy`]), five protocols:
+//!
+//! | folder | protocol | kind of its events |
+//! |---|---|---|
+//! | [`dhcp`] | DHCPv4, BOOTP, proxyDHCP | `dhcp`, one a packet |
+//! | [`tftp`] | TFTP | `tftp`, one a transfer |
+//! | [`http`] | HTTP boot | `http`, one a request |
+//! | [`dns`] | DNS for the machines | `dns`, one a query |
+//! | [`power`] | Wake-on-LAN and schedules | `power`, one an action |
+//!
+//! In each, the packets' format and what is answered are pure functions; only `listen` and its like touch sockets.
+//! Answering never waits for recording ([`audit`]). [`sessions`] ties the packets of one start of a machine together.
+//!
+//! Start: [`bind`] reads the machine files and takes every socket, so that a mistake shows before anything runs;
+//! [`spawn`] recovers the leases and answers.
+
+#![allow(dead_code)]
+
+mod audit;
+mod config;
+mod dhcp;
+mod dns;
+mod files;
+mod http;
+mod mac;
+mod machines;
+mod net;
+mod policy;
+mod power;
+mod script;
+pub mod sessions;
+mod tftp;
+mod world;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use greypit_pipeline::{Error, Health, Kind, Result, Submit};
+use prometheus::Registry;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, Mode};
+
+use self::audit::Audit;
+use self::files::Root;
+use self::machines::catalog::Catalog;
+use self::net::{Interface, Networks};
+use self::sessions::Sessions;
+use self::world::World;
+
+pub(crate) const KINDS: [Kind; 5] = [audit::DHCP, audit::TFTP, audit::HTTP, audit::DNS, audit::POWER];
+
+/// Sockets that are bound and files that are read.
+#[derive(Debug)]
+pub struct Bound {
+    networks: Networks,
+    machines: Catalog,
+    root: Root,
+    sessions: Arc<Sessions>,
+    dhcp: dhcp::Bound,
+    tftp: tftp::Bound,
+    http: http::Bound,
+    dns: dns::Bound,
+}
+
+impl Bound {
+    /// What was bound, for people.
+    pub fn addresses(&self) -> Vec<String> {
+        [self.dhcp.addresses(), self.tftp.addresses(), self.http.addresses(), self.dns.addresses()].concat()
+    }
+
+    /// For syslog, whose lines belong to sessions too.
+    pub fn sessions(&self) -> Arc<Sessions> {
+        self.sessions.clone()
+    }
+}
+
+/// Looks at the interfaces, reads the machine files and binds every socket; `None` where the collector is off.
+///
+/// # Errors
+/// [`Error::Config`] names the key, the reason and what to do.
+pub fn bind(config: &Config) -> Result<Option<Bound>> {
+    config.validate()?;
+    if !config.is_on() {
+        return Ok(None);
+    }
+    let interfaces: Vec<_> = config.interface.iter().map(|name| Interface::find(name)).collect::<Result<_>>()?;
+    let servers: Vec<_> = interfaces.iter().map(|interface| interface.addr).collect();
+    let answers = config.mode != Mode::Listen;
+    Ok(Some(Bound {
+        machines: Catalog::open(&config.dir, &servers)?,
+        root: Root::open(&config.root)?,
+        sessions: Arc::new(Sessions::new(config.session.0)),
+        dhcp: dhcp::bind(config, &interfaces)?,
+        tftp: if answers { tftp::bind(&config.tftp, &interfaces)? } else { tftp::Bound::default() },
+        http: if answers { http::bind(&config.http, &interfaces)? } else { http::Bound::default() },
+        dns: if config.mode == Mode::Serve { dns::bind(&config.dns, &interfaces)? } else { dns::Bound::default() },
+        networks: Networks::new(config, interfaces)?,
+    }))
+}
+
+/// Starts the tasks, inside a Tokio runtime. They end, and drop their [`Submit`], once `stop` is cancelled.
+///
+/// # Errors
+/// [`Error::Config`] where `registry` has these metrics already; [`Error::Io`] where the leases cannot be read.
+pub fn spawn(
+    bound: Bound,
+    config: &Config,
+    data_dir: &Path,
+    submit: Submit,
+    registry: &Registry,
+    health: &Health,
+    stop: CancellationToken,
+) -> Result<Vec<JoinHandle<()>>> {
+    let audit = Audit::new(submit, registry)
+        .map_err(|error| Error::Config { key: "boot".to_owned(), problem: error.to_string() })?;
+    let world = Arc::new(World {
+        config: config.clone(),
+        networks: bound.networks,
+        machines: bound.machines,
+        sessions: bound.sessions,
+        root: bound.root,
+        audit,
+    });
+    let mut tasks = vec![world.machines.watch(health, registry, stop.clone())?];
+    tasks.extend(dhcp::spawn(bound.dhcp, world.clone(), data_dir, health, registry, stop.clone())?);
+    tasks.extend(tftp::spawn(bound.tftp, world.clone(), health, registry, stop.clone())?);
+    tasks.extend(http::spawn(bound.http, world.clone(), health, registry, stop.clone())?);
+    tasks.extend(dns::spawn(bound.dns, world.clone(), health, registry, stop.clone())?);
+    tasks.extend(power::spawn(world, health, registry, stop)?);
+    health.ok("boot");
+    Ok(tasks)
+}
