@@ -1,8 +1,9 @@
 //! The pipeline's figures, by Prometheus' conventions: base units, `_total` on counters, no unbounded label.
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use crate::event::Kind;
+use crate::register::Register;
 use crate::store::StoreError;
 
 /// All of the pipeline's metrics. Cheap to clone.
@@ -41,32 +42,10 @@ impl Metrics {
     /// # Errors
     /// Where a name is taken: a second pipeline on one registry.
     pub fn new(registry: &Registry) -> Result<Metrics, prometheus::Error> {
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(format!("greypit_{name}"), help)?;
-            registry.register(Box::new(counter.clone())).map(|()| counter)
-        };
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(format!("greypit_{name}"), help), labels)?;
-            registry.register(Box::new(counters.clone())).map(|()| counters)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(format!("greypit_{name}"), help)?;
-            registry.register(Box::new(gauge.clone())).map(|()| gauge)
-        };
-        let histogram = |name: &str, help: &str| {
-            let opts = HistogramOpts::new(format!("greypit_{name}"), help).buckets(SECONDS.to_vec());
-            let histogram = Histogram::with_opts(opts)?;
-            registry.register(Box::new(histogram.clone())).map(|()| histogram)
-        };
-        let encode_seconds = HistogramVec::new(
-            HistogramOpts::new("greypit_encode_seconds", "Time to read and compress one object")
-                .buckets(SECONDS.to_vec()),
-            &["codec"],
-        )?;
-        registry.register(Box::new(encode_seconds.clone()))?;
-        let spool_errors = counters("spool_errors_total", "Failed operations of the spool", &["reason"])?;
+        let register = Register::new(registry, "greypit_");
+        let spool_errors = register.counters("spool_errors_total", "Failed operations of the spool", &["reason"])?;
         let store_errors =
-            counters("store_errors_total", "Failed uploads by reason; each is tried again", &["reason"])?;
+            register.counters("store_errors_total", "Failed uploads by reason; each is tried again", &["reason"])?;
         // There before the first failure, which an alert would not see otherwise: nothing to one is no increase.
         for reason in ["disk_full", "sync", "write", "delete", "lost_at_exit"] {
             spool_errors.with_label_values(&[reason]);
@@ -75,29 +54,49 @@ impl Metrics {
             store_errors.with_label_values(&[class]);
         }
         Ok(Metrics {
-            spool_events: counters("spool_events_total", "Events made durable in the spool", &["kind"])?,
-            spool_event_bytes: counters("spool_event_bytes_total", "Their size before compression", &["kind"])?,
+            spool_events: register.counters("spool_events_total", "Events made durable in the spool", &["kind"])?,
+            spool_event_bytes: register.counters(
+                "spool_event_bytes_total",
+                "Their size before compression",
+                &["kind"],
+            )?,
             spool_errors,
-            spool_fsync_seconds: histogram("spool_fsync_seconds", "Time of one fsync of the spool")?,
-            spool_disk_bytes: gauge("spool_disk_bytes", "Bytes of segments on disk")?,
-            spool_max_bytes: gauge("spool_disk_max_bytes", "The limit spool.max_bytes")?,
-            spool_segments: gauge("spool_segments", "Segments on disk")?,
-            spool_queue_bytes: gauge("spool_queue_bytes", "Bytes in memory that are not durable yet")?,
-            spool_queue_max_bytes: gauge("spool_queue_max_bytes", "The limit spool.queue_bytes")?,
-            spool_damaged_frames: counter("spool_damaged_frames_total", "Places in the spool that could not be read")?,
-            spool_torn_bytes: counter("spool_torn_bytes_total", "Bytes of unacknowledged writes cut off at start")?,
-            waiting_events: gauge("waiting_events", "Durable events that are not in the store yet")?,
-            waiting_batches: gauge("waiting_batches", "Complete batches that wait for a free worker")?,
-            oldest_event_age_seconds: gauge("oldest_event_age_seconds", "Age of the oldest event not in the store")?,
-            ship_events: counters("ship_events_total", "Events in the store", &["kind"])?,
-            ship_objects: counters("ship_objects_total", "Objects in the store", &["kind"])?,
-            ship_bytes: counters("ship_bytes_total", "Bytes of shipped objects, raw and compressed", &["stage"])?,
-            ship_in_flight: gauge("ship_in_flight", "Objects being encoded or uploaded")?,
-            ship_missing_events: counter("ship_missing_events_total", "Events lost to damage of the spool")?,
-            encode_seconds,
-            store_put_seconds: histogram("store_put_seconds", "Time of one upload attempt")?,
+            spool_fsync_seconds: register.histogram(
+                "spool_fsync_seconds",
+                "Time of one fsync of the spool",
+                SECONDS,
+            )?,
+            spool_disk_bytes: register.gauge("spool_disk_bytes", "Bytes of segments on disk")?,
+            spool_max_bytes: register.gauge("spool_disk_max_bytes", "The limit spool.max_bytes")?,
+            spool_segments: register.gauge("spool_segments", "Segments on disk")?,
+            spool_queue_bytes: register.gauge("spool_queue_bytes", "Bytes in memory that are not durable yet")?,
+            spool_queue_max_bytes: register.gauge("spool_queue_max_bytes", "The limit spool.queue_bytes")?,
+            spool_damaged_frames: register
+                .counter("spool_damaged_frames_total", "Places in the spool that could not be read")?,
+            spool_torn_bytes: register
+                .counter("spool_torn_bytes_total", "Bytes of unacknowledged writes cut off at start")?,
+            waiting_events: register.gauge("waiting_events", "Durable events that are not in the store yet")?,
+            waiting_batches: register.gauge("waiting_batches", "Complete batches that wait for a free worker")?,
+            oldest_event_age_seconds: register
+                .gauge("oldest_event_age_seconds", "Age of the oldest event not in the store")?,
+            ship_events: register.counters("ship_events_total", "Events in the store", &["kind"])?,
+            ship_objects: register.counters("ship_objects_total", "Objects in the store", &["kind"])?,
+            ship_bytes: register.counters(
+                "ship_bytes_total",
+                "Bytes of shipped objects, raw and compressed",
+                &["stage"],
+            )?,
+            ship_in_flight: register.gauge("ship_in_flight", "Objects being encoded or uploaded")?,
+            ship_missing_events: register.counter("ship_missing_events_total", "Events lost to damage of the spool")?,
+            encode_seconds: register.histograms(
+                "encode_seconds",
+                "Time to read and compress one object",
+                &["codec"],
+                SECONDS,
+            )?,
+            store_put_seconds: register.histogram("store_put_seconds", "Time of one upload attempt", SECONDS)?,
             store_errors,
-            store_existing: counters(
+            store_existing: register.counters(
                 "store_existing_total",
                 "Uploads that found the object there: the same one from before a crash, or somebody else's",
                 &["object"],

@@ -1,7 +1,8 @@
 //! The farm's figures, by Prometheus' conventions.
 
+use greypit_pipeline::Register;
 use greypit_pipeline::kafka::compacted;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
 /// Why a record of the topic is not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,40 +50,28 @@ impl Metrics {
     /// # Errors
     /// Where a name is taken.
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Metrics> {
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(format!("greypit_milter_farm_{name}"), help)?;
-            registry.register(Box::new(gauge.clone())).map(|()| gauge)
-        };
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(format!("greypit_milter_farm_{name}"), help)?;
-            registry.register(Box::new(counter.clone())).map(|()| counter)
-        };
-        let counters = |name: &str, help: &str, label: &str| {
-            let counters = IntCounterVec::new(Opts::new(format!("greypit_milter_farm_{name}"), help), &[label])?;
-            registry.register(Box::new(counters.clone())).map(|()| counters)
-        };
-        let delay = HistogramOpts::new(
-            "greypit_milter_farm_delay_seconds",
-            "From when another node said what it let pass to when it counted here, by the clocks of both",
-        );
-        let delay = Histogram::with_opts(delay.buckets(SECONDS.to_vec()))?;
-        registry.register(Box::new(delay.clone()))?;
-        let ignored = counters("ignored_total", "Records of the farm's topic that are not counted", "reason")?;
-        let errors = counters("errors_total", "Failures of Kafka under the farm; all is tried again", "code")?;
+        let register = Register::new(registry, "greypit_milter_farm_");
+        let ignored =
+            register.counters("ignored_total", "Records of the farm's topic that are not counted", &["reason"])?;
+        let errors =
+            register.counters("errors_total", "Failures of Kafka under the farm; all is tried again", &["code"])?;
         // There before the first.
         for code in compacted::codes() {
             errors.with_label_values(&[code]);
         }
         Ok(Metrics {
-            nodes: gauge("nodes", "Nodes heard of within the window, this one as well")?,
-            connected: gauge(
-                "connected",
-                "Whether the farm can be told and heard; if not, this node counts for itself",
+            nodes: register.gauge("nodes", "Nodes heard of within the window, this one as well")?,
+            connected: register
+                .gauge("connected", "Whether the farm can be told and heard; if not, this node counts for itself")?,
+            published: register.counter("published_total", "Clients' counts that others were told")?,
+            received: register.counter("received_total", "Clients' counts that others have told")?,
+            fallback: register
+                .counter("fallback_total", "Decisions on client limits made while the farm was out of reach")?,
+            delay: register.histogram(
+                "delay_seconds",
+                "From when another node said what it let pass to when it counted here, by the clocks of both",
+                SECONDS,
             )?,
-            published: counter("published_total", "Clients' counts that others were told")?,
-            received: counter("received_total", "Clients' counts that others have told")?,
-            fallback: counter("fallback_total", "Decisions on client limits made while the farm was out of reach")?,
-            delay,
             ignored: Ignored::ALL.map(|reason| ignored.with_label_values(&[reason.name()])),
             errors,
         })

@@ -8,8 +8,8 @@ mod support;
 
 use std::ffi::CString;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Output;
 use std::ptr;
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ use rdkafka::bindings as rd;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use support::greypit::Greypit;
+use support::kafka::java;
 use support::net::free_port;
-use support::{Folder, Process, parts_dir, run, wait_for, wait_up_to};
+use support::{Folder, Process, run, wait_for, wait_up_to};
 
 /// Stands in no output, log or metric.
 const PASSWORD: &str = "correct-horse-battery";
@@ -197,17 +198,6 @@ impl Authority {
         write(&format!("{file}.key"), &key);
         write(&format!("{file}-both.pem"), &format!("{key}{certificate}"));
     }
-}
-
-fn java() -> Command {
-    let jars: PathBuf = parts_dir().join("kafka");
-    assert!(jars.exists(), "{} is missing: run tests/run.sh once", jars.display());
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
-        .args(["-Xms32m", "-Xmx256m", "-cp"])
-        .arg(jars.join("*"));
-    command
 }
 
 const PROPERTIES: &str = "\

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use greypit_pipeline::Register;
 use jiff::Timestamp;
 use prometheus::{IntCounter, Registry};
 
@@ -98,18 +99,14 @@ impl Folds {
     /// # Errors
     /// Where `registry` has these metrics already.
     pub fn new(window: Duration, registry: &Registry) -> prometheus::Result<Folds> {
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            prometheus::Result::Ok(counter)
-        };
+        let register = Register::new(registry, "greypit_syslog_");
         Ok(Folds {
             window_ms: i64::try_from(window.as_millis()).unwrap_or(i64::MAX).max(1),
             bytes_max: FOLD_BYTES_MAX,
             table: Arc::default(),
-            folded: counter("greypit_syslog_folded_total", "Messages folded into a record that says repeated.")?,
-            records: counter("greypit_syslog_fold_records_total", "Records that say repeated.")?,
-            lost: counter("greypit_syslog_folded_lost_total", "Folded messages whose record was lost at shutdown.")?,
+            folded: register.counter("folded_total", "Messages folded into a record that says repeated.")?,
+            records: register.counter("fold_records_total", "Records that say repeated.")?,
+            lost: register.counter("folded_lost_total", "Folded messages whose record was lost at shutdown.")?,
         })
     }
 

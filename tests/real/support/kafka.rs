@@ -320,7 +320,7 @@ pub(crate) fn kcat() -> Command {
 /// The start of a command that runs a class of Kafka. Brokers live for
 /// minutes: a quick start is worth more than fast code later. It ends with
 /// the thread that spawns it, even where that is killed.
-fn java() -> Command {
+pub(crate) fn java() -> Command {
     let jars = parts_dir().join("kafka");
     assert!(jars.exists(), "{} is missing: run tests/run.sh once", jars.display());
     let mut command = Command::new("setpriv");

@@ -1,8 +1,9 @@
 //! The figures of producing.
 
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::failure::Code;
+use crate::register::Register;
 
 /// The figures of producing.
 #[derive(Clone, Debug)]
@@ -27,31 +28,14 @@ impl Metrics {
     /// # Errors
     /// Where a name is taken.
     pub fn new(registry: &Registry) -> Result<Metrics, prometheus::Error> {
-        let counters = |name: &str, help: &str, label: &str| {
-            let counters = IntCounterVec::new(Opts::new(format!("greypit_kafka_{name}"), help), &[label])?;
-            registry.register(Box::new(counters.clone())).map(|()| counters)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(format!("greypit_kafka_{name}"), help)?;
-            registry.register(Box::new(gauge.clone())).map(|()| gauge)
-        };
-        let delivery = HistogramOpts::new(
-            "greypit_kafka_delivery_seconds",
-            "From handing an event to the client until all brokers have it; one in up to 256 is measured",
-        );
-        let delivery_seconds = Histogram::with_opts(delivery.buckets(SECONDS.to_vec()))?;
-        registry.register(Box::new(delivery_seconds.clone()))?;
-        let restarts = IntCounter::new(
-            "greypit_kafka_producer_restarts_total",
-            "Producers given up after a failure, and begun anew at the first unacknowledged event",
+        let register = Register::new(registry, "greypit_kafka_");
+        let errors =
+            register.counters("errors_total", "Failures by code; events wait in the spool meanwhile", &["code"])?;
+        let set_aside = register.counters(
+            "set_aside_events_total",
+            "Events that no broker takes, kept in <data_dir>/set-aside",
+            &["reason"],
         )?;
-        registry.register(Box::new(restarts.clone()))?;
-        let throttle_seconds =
-            Gauge::new("greypit_kafka_throttle_seconds", "Pause that the brokers' quota imposes, the longest of all")?;
-        registry.register(Box::new(throttle_seconds.clone()))?;
-        let errors = counters("errors_total", "Failures by code; events wait in the spool meanwhile", "code")?;
-        let set_aside =
-            counters("set_aside_events_total", "Events that no broker takes, kept in <data_dir>/set-aside", "reason")?;
         // There before the first failure, or an alert would not see the first.
         for code in Code::all() {
             errors.with_label_values(&[code.name()]);
@@ -60,16 +44,28 @@ impl Metrics {
             }
         }
         Ok(Metrics {
-            events: counters("produced_events_total", "Events that the brokers have acknowledged", "kind")?,
-            bytes: counters("produced_bytes_total", "Their size before compression", "kind")?,
-            in_flight_events: gauge("in_flight_events", "Events handed to the client and not acknowledged")?,
-            in_flight_bytes: gauge("in_flight_bytes", "Their size before compression")?,
-            delivery_seconds,
+            events: register.counters(
+                "produced_events_total",
+                "Events that the brokers have acknowledged",
+                &["kind"],
+            )?,
+            bytes: register.counters("produced_bytes_total", "Their size before compression", &["kind"])?,
+            in_flight_events: register.gauge("in_flight_events", "Events handed to the client and not acknowledged")?,
+            in_flight_bytes: register.gauge("in_flight_bytes", "Their size before compression")?,
+            delivery_seconds: register.histogram(
+                "delivery_seconds",
+                "From handing an event to the client until all brokers have it; one in up to 256 is measured",
+                SECONDS,
+            )?,
             errors,
             set_aside,
-            restarts,
-            throttle_seconds,
-            brokers_up: gauge("brokers_up", "Brokers that the producer is connected to")?,
+            restarts: register.counter(
+                "producer_restarts_total",
+                "Producers given up after a failure, and begun anew at the first unacknowledged event",
+            )?,
+            throttle_seconds: register
+                .float_gauge("throttle_seconds", "Pause that the brokers' quota imposes, the longest of all")?,
+            brokers_up: register.gauge("brokers_up", "Brokers that the producer is connected to")?,
         })
     }
 }

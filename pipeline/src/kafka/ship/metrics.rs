@@ -1,9 +1,10 @@
 //! The shipper's own figures.
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::lane::Whose;
 use super::record::Foreign;
+use crate::register::Register;
 
 /// What is counted of shipping from Kafka.
 #[derive(Clone, Debug)]
@@ -26,52 +27,50 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new(registry: &Registry) -> Result<Metrics, prometheus::Error> {
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(format!("greypit_kafka_{name}"), help)?;
-            registry.register(Box::new(counter.clone())).map(|()| counter)
-        };
-        let counters = |name: &str, help: &str, label: &str| {
-            let counters = IntCounterVec::new(Opts::new(format!("greypit_kafka_{name}"), help), &[label])?;
-            registry.register(Box::new(counters.clone())).map(|()| counters)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(format!("greypit_kafka_{name}"), help)?;
-            registry.register(Box::new(gauge.clone())).map(|()| gauge)
-        };
-        let lag = IntGaugeVec::new(
-            Opts::new("greypit_kafka_consumer_lag", "Messages of a partition behind the committed offset"),
-            &["topic", "partition"],
-        )?;
-        registry.register(Box::new(lag.clone()))?;
-        let retention_left = Gauge::new(
-            "greypit_kafka_retention_left_seconds",
+        let register = Register::new(registry, "greypit_kafka_");
+        let retention_left = register.float_gauge(
+            "retention_left_seconds",
             "Until the first event that is read and not in the store leaves its topic; NaN where that is not known",
         )?;
         retention_left.set(f64::NAN);
-        registry.register(Box::new(retention_left.clone()))?;
-        let foreign = counters("foreign_messages_total", "Messages that no greypit wrote, skipped", "reason")?;
+        let foreign =
+            register.counters("foreign_messages_total", "Messages that no greypit wrote, skipped", &["reason"])?;
         for reason in Foreign::ALL {
             foreign.with_label_values(&[reason.name()]);
         }
-        let cuts = counters("cuts_total", "Batches whose end was decided, by whose cut was first", "cut")?;
+        let cuts =
+            register.counters("cuts_total", "Batches whose end was decided, by whose cut was first", &["cut"])?;
         for whose in Whose::ALL {
             cuts.with_label_values(&[whose.name()]);
         }
         Ok(Metrics {
-            consumed: counters("consumed_events_total", "Events read from Kafka, each once a reading", "kind")?,
-            repeated: counters("repeated_events_total", "Events that Kafka held more than once, dropped", "kind")?,
-            missing: counters("missing_events_total", "Events that were not in Kafka any more", "kind")?,
+            consumed: register.counters(
+                "consumed_events_total",
+                "Events read from Kafka, each once a reading",
+                &["kind"],
+            )?,
+            repeated: register.counters(
+                "repeated_events_total",
+                "Events that Kafka held more than once, dropped",
+                &["kind"],
+            )?,
+            missing: register.counters("missing_events_total", "Events that were not in Kafka any more", &["kind"])?,
             foreign,
             cuts,
-            rebalances: counter("rebalances_total", "Changes of this member's partitions")?,
-            assigned: gauge("assigned_partitions", "Partitions that this member ships")?,
-            paused: gauge("paused_partitions", "Of those, the ones that wait")?,
-            lag,
-            oldest_unshipped: gauge("oldest_unshipped_seconds", "Age of the oldest event read and not in the store")?,
+            rebalances: register.counter("rebalances_total", "Changes of this member's partitions")?,
+            assigned: register.gauge("assigned_partitions", "Partitions that this member ships")?,
+            paused: register.gauge("paused_partitions", "Of those, the ones that wait")?,
+            lag: register.gauges(
+                "consumer_lag",
+                "Messages of a partition behind the committed offset",
+                &["topic", "partition"],
+            )?,
+            oldest_unshipped: register
+                .gauge("oldest_unshipped_seconds", "Age of the oldest event read and not in the store")?,
             retention_left,
-            commit_errors: counter("commit_errors_total", "Offsets that could not be committed")?,
-            memory: gauge("memory_bytes", "Memory of batches being collected")?,
-            memory_max: gauge("memory_max_bytes", "The limit kafka.max_memory")?,
+            commit_errors: register.counter("commit_errors_total", "Offsets that could not be committed")?,
+            memory: register.gauge("memory_bytes", "Memory of batches being collected")?,
+            memory_max: register.gauge("memory_max_bytes", "The limit kafka.max_memory")?,
         })
     }
 }

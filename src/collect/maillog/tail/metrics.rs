@@ -1,7 +1,7 @@
 //! What the tail counts. The label `path` is the entry's path as configured, never that of a file a pattern found.
 
-use greypit_pipeline::{Error, Result};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use greypit_pipeline::{Error, Register, Result};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 /// Why something could not be done; the label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,34 +88,32 @@ impl Counts {
 
 impl Metrics {
     pub(super) fn new(registry: &Registry) -> Result<Metrics> {
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let vec = IntCounterVec::new(Opts::new(format!("greypit_maillog_{name}"), help), labels)?;
-            registry.register(Box::new(vec.clone())).map(|()| vec)
-        };
-        let gauge = |name: &str, help: &str| {
-            let vec = IntGaugeVec::new(Opts::new(format!("greypit_maillog_{name}"), help), &["path"])?;
-            registry.register(Box::new(vec.clone())).map(|()| vec)
-        };
+        let register = Register::new(registry, "greypit_maillog_");
         let all = || {
-            let watching =
-                IntGauge::new("greypit_maillog_watching", "1 if every folder is watched, 0 if only polled.")?;
-            registry.register(Box::new(watching.clone()))?;
             Ok::<_, prometheus::Error>(Metrics {
-                bytes: counter("read_bytes_total", "Bytes of log files turned into lines.", &["path"])?,
-                lines: counter("lines_total", "Lines read from log files.", &["path"])?,
-                truncated: counter("truncated_lines_total", "Lines cut at max_line.", &["path"])?,
-                rotations: counter("rotations_total", "Files replaced by another at the same path.", &["path"])?,
-                truncations: counter("truncations_total", "Files that became shorter.", &["path"])?,
-                errors: counter("errors_total", "What could not be done, by reason.", &["path", "reason"])?,
-                events: counter("events_total", "Records made of lines, by kind.", &["path", "kind"])?,
-                parse_errors: counter(
+                bytes: register.counters("read_bytes_total", "Bytes of log files turned into lines.", &["path"])?,
+                lines: register.counters("lines_total", "Lines read from log files.", &["path"])?,
+                truncated: register.counters("truncated_lines_total", "Lines cut at max_line.", &["path"])?,
+                rotations: register.counters(
+                    "rotations_total",
+                    "Files replaced by another at the same path.",
+                    &["path"],
+                )?,
+                truncations: register.counters("truncations_total", "Files that became shorter.", &["path"])?,
+                errors: register.counters("errors_total", "What could not be done, by reason.", &["path", "reason"])?,
+                events: register.counters("events_total", "Records made of lines, by kind.", &["path", "kind"])?,
+                parse_errors: register.counters(
                     "parse_errors_total",
                     "Lines that did not parse and became raw records, by reason.",
                     &["path", "reason"],
                 )?,
-                files: gauge("files", "Files that are open.")?,
-                lag: gauge("lag_bytes", "Bytes in log files that are not read yet, as of the last look.")?,
-                watching,
+                files: register.gauges("files", "Files that are open.", &["path"])?,
+                lag: register.gauges(
+                    "lag_bytes",
+                    "Bytes in log files that are not read yet, as of the last look.",
+                    &["path"],
+                )?,
+                watching: register.gauge("watching", "1 if every folder is watched, 0 if only polled.")?,
             })
         };
         all().map_err(|error| Error::Config { key: "maillog".into(), problem: format!("metrics: {error}") })

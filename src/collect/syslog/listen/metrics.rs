@@ -1,6 +1,7 @@
 //! What the listeners count. Handles are looked up once; tasks add to them once a group.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use greypit_pipeline::Register;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 
 /// How a message came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,42 +87,27 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Metrics> {
-        let vector = |name: &str, help: &str, labels: &[&str]| {
-            let vector = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(vector.clone()))?;
-            prometheus::Result::Ok(vector)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            prometheus::Result::Ok(gauge)
-        };
-        let messages =
-            vector("greypit_syslog_messages_total", "Datagrams, frames and lines received.", &["transport"])?;
-        let bytes = vector("greypit_syslog_bytes_total", "Their bytes, without framing.", &["transport"])?;
-        let events = vector("greypit_syslog_events_total", "Events given to the pipeline.", &["kind"])?;
-        let dropped = vector(
-            "greypit_syslog_dropped_total",
+        let register = Register::new(registry, "greypit_syslog_");
+        let messages = register.counters("messages_total", "Datagrams, frames and lines received.", &["transport"])?;
+        let bytes = register.counters("bytes_total", "Their bytes, without framing.", &["transport"])?;
+        let events = register.counters("events_total", "Events given to the pipeline.", &["kind"])?;
+        let dropped = register.counters(
+            "dropped_total",
             "Messages that did not become events (kernel: before greypit could receive them).",
             &["transport", "reason"],
         )?;
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            prometheus::Result::Ok(counter)
-        };
-        let refused = vector(
-            "greypit_syslog_connections_refused_total",
+        let refused = register.counters(
+            "connections_refused_total",
             "Connections closed at once, at max_connections (total) or max_connections_per_peer (peer).",
             &["limit"],
         )?;
-        let closed = vector(
-            "greypit_syslog_connections_timed_out_total",
+        let closed = register.counters(
+            "connections_timed_out_total",
             "Connections closed after idle_timeout (idle) or frame_timeout (frame).",
             &["reason"],
         )?;
-        let tls_errors = vector(
-            "greypit_syslog_tls_errors_total",
+        let tls_errors = register.counters(
+            "tls_errors_total",
             "TLS connections that failed, by far most of them in the handshake.",
             &["reason"],
         )?;
@@ -135,30 +121,30 @@ impl Metrics {
             routed: events,
             dropped: Transport::ALL
                 .map(|t| Dropped::ALL.map(|reason| dropped.with_label_values(&[t.name(), reason.name()]))),
-            parse_errors: vector(
-                "greypit_syslog_parse_errors_total",
+            parse_errors: register.counters(
+                "parse_errors_total",
                 "Messages that became an event with parse_error.",
                 &["reason"],
             )?,
-            framing_errors: vector(
-                "greypit_syslog_framing_errors_total",
+            framing_errors: register.counters(
+                "framing_errors_total",
                 "Broken octet counts (the connection is closed) and messages cut at max_message.",
                 &["reason"],
             )?,
-            connections: gauge("greypit_syslog_connections", "Open connections: TCP, TLS, unix streams.")?,
-            connections_max: gauge("greypit_syslog_connections_max", "The limit of connections.")?,
+            connections: register.gauge("connections", "Open connections: TCP, TLS, unix streams.")?,
+            connections_max: register.gauge("connections_max", "The limit of connections.")?,
             refused_total: refused.with_label_values(&["total"]),
             refused_peer: refused.with_label_values(&["peer"]),
             closed_idle: closed.with_label_values(&["idle"]),
             closed_frame: closed.with_label_values(&["frame"]),
-            per_peer_max: gauge("greypit_syslog_connections_per_peer_max", "The limit of one address; 0: none.")?,
-            rate_max: gauge("greypit_syslog_rate_per_peer_max", "Messages a second of one address; 0: no limit.")?,
-            slowed: counter(
-                "greypit_syslog_slowed_total",
+            per_peer_max: register.gauge("connections_per_peer_max", "The limit of one address; 0: none.")?,
+            rate_max: register.gauge("rate_per_peer_max", "Messages a second of one address; 0: no limit.")?,
+            slowed: register.counter(
+                "slowed_total",
                 "Times that reading a TCP or TLS connection paused, because its peer was above its rate.",
             )?,
-            peers_forgotten: counter(
-                "greypit_syslog_peers_forgotten_total",
+            peers_forgotten: register.counter(
+                "peers_forgotten_total",
                 "Addresses whose rate was forgotten, while it counted, to make room for others.",
             )?,
             tls_errors,
