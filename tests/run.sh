@@ -9,10 +9,11 @@ tests/run.sh --quick  only the gates and the unit tests; installs nothing
 tests/run.sh --help   this text
 
 Runs on Debian 12 with a Rust toolchain. The tests that need real parts
-(sendmail, Postfix, rsyslog, syslog-ng, an S3 server, Apache Kafka) also want
-root, Go 1.25 or newer, and Java 17 or newer, which is installed where there is
-none. Debian's packages for the others are unpacked into the cache folder, not
-installed: the machine's own mail server and logs stay as they are.
+(sendmail, Postfix, rsyslog, syslog-ng, an S3 server, Apache Kafka, QEMU and
+clients of DHCP, TFTP and DNS) also want root, Go 1.25 or newer, and Java 17 or
+newer, which is installed where there is none. Debian's packages for the others
+are unpacked into the cache folder, not installed: the machine's own mail
+server, logs and networks stay as they are.
 
 GREYPIT_CACHE     what is built and unpacked, kept between runs
                   (default: ~/.cache/greypit)
@@ -40,6 +41,7 @@ mkdir -p "$GREYPIT_CACHE" "$CARGO_TARGET_DIR"
 
 . tests/parts/steps.sh
 . tests/parts/debian.sh
+. tests/parts/boot.sh
 . tests/parts/s3.sh
 . tests/parts/kafka.sh
 . tests/parts/deny.sh
@@ -51,6 +53,7 @@ workspace=(--workspace --locked)
 if [ -z "$quick" ]; then
     step 'packages to build with' install_build_packages
     part 'sendmail, Postfix, rsyslog, syslog-ng, kcat' unpack_debian_parts
+    part 'QEMU, OVMF, iPXE, DHCP, TFTP and DNS clients' unpack_boot_parts
     part 'S3 server' build_s3_server
     part 'Apache Kafka' bring_kafka
     if parts_complete; then

@@ -57,26 +57,66 @@ with_libraries() {
     done
 }
 
+# download_and_unpack FOLDER PACKAGE…: into FOLDER/root, where a list of them is left.
 download_and_unpack() {
-    local downloads=$1 root=$2 package
-    mapfile -t packages < <(with_libraries "${PART_PACKAGES[@]}")
-    echo "unpacking ${packages[*]}"
-    (cd "$downloads" && apt-get "${apt_options[@]}" download "${packages[@]}") || return
+    local downloads=$1/debs root=$1/root package
+    shift
+    mkdir -p "$downloads" "$root"
+    echo "unpacking $*"
+    (cd "$downloads" && apt-get "${apt_options[@]}" download "$@") || return
     for package in "$downloads"/*.deb; do
         dpkg -x "$package" "$root" || return
     done
-    # The loader would take no library path for a program that is setgid.
-    chmod g-s "$root"/usr/libexec/sendmail/* || return
     for package in "$downloads"/*.deb; do
         dpkg-deb --show "$package" || return
     done >"$root/packages"
+    chmod 755 "$root"
 }
 
-# Whether an earlier run unpacked every package that is wanted now.
+# all_unpacked ROOT PACKAGE…: whether an earlier run unpacked all that is wanted now.
 all_unpacked() {
-    local package
-    for package in "${PART_PACKAGES[@]}"; do
-        awk -v name="$package" '$1 == name { found = 1 } END { exit !found }' "$debian_root/packages" 2>/dev/null || return
+    local root=$1 package
+    shift
+    for package; do
+        [ -n "$(unpacked_version "$root" "$package")" ] || return
+    done
+}
+
+# unpacked_version ROOT PACKAGE: its name and version, or nothing.
+unpacked_version() {
+    awk -v name="$2" '$1 == name { print $1, $2 }' "$1/packages" 2>/dev/null
+}
+
+# unpack_into ROOT PACKAGE…: as the new contents of ROOT, once they are complete.
+unpack_into() {
+    local root=$1 scratch
+    shift
+    scratch=$(mktemp -d "$GREYPIT_CACHE/unpack.XXXXXX")
+    if ! download_and_unpack "$scratch" "$@"; then
+        rm -rf "$scratch"
+        without 'the packages could not be had' || return
+    fi
+    mkdir -p "$(dirname "$root")"
+    rm -rf "$root"
+    mv "$scratch/root" "$root"
+    rm -rf "$scratch"
+}
+
+# library_path ROOT: where the libraries of what is unpacked there are.
+library_path() {
+    local arch
+    arch=$(uname -m)-linux-gnu
+    echo "$1/usr/lib/$arch:$1/lib/$arch:$1/usr/lib/postfix:$1/usr/lib/syslog-ng"
+}
+
+# finds_libraries ROOT PROGRAM…: whether the programs find all of theirs.
+finds_libraries() {
+    local root=$1 program
+    shift
+    for program; do
+        if [ ! -e "$root/$program" ] || LD_LIBRARY_PATH=$(library_path "$root") ldd "$root/$program" | grep 'not found'; then
+            without "$program is not there or lacks a library" || return
+        fi
     done
 }
 
@@ -84,44 +124,32 @@ unpack_debian_parts() {
     if ! command -v apt-get >/dev/null; then
         without 'this is not Debian' || return
     fi
-    if ! all_unpacked; then
-        local scratch
-        scratch=$(mktemp -d "$GREYPIT_CACHE/unpack.XXXXXX")
-        mkdir -p "$scratch/debs" "$scratch/root" "$GREYPIT_CACHE/parts"
+    if ! all_unpacked "$debian_root" "${PART_PACKAGES[@]}"; then
+        local packages
         apt_update || true # the lists may be good enough
-        if ! download_and_unpack "$scratch/debs" "$scratch/root"; then
-            rm -rf "$scratch"
-            without 'the packages could not be had' || return
-        fi
-        chmod 755 "$scratch/root"
-        rm -rf "$debian_root"
-        mv "$scratch/root" "$debian_root"
-        rm -rf "$scratch"
+        mapfile -t packages < <(with_libraries "${PART_PACKAGES[@]}")
+        unpack_into "$debian_root" "${packages[@]}" || return
     fi
     check_debian_parts
 }
 
 # What was unpacked finds its libraries, and this user may use it.
 check_debian_parts() {
-    local arch program name libraries
-    arch=$(uname -m)-linux-gnu
-    libraries=$debian_root/usr/lib/$arch:$debian_root/lib/$arch:$debian_root/usr/lib/postfix:$debian_root/usr/lib/syslog-ng
-    for program in usr/libexec/sendmail/{sendmail,makemap,mail.local} usr/sbin/{rsyslogd,syslog-ng,smtp-sink,smtp-source} \
-        usr/lib/postfix/sbin/{master,smtpd} usr/bin/{m4,miltertest,kcat}; do
-        if LD_LIBRARY_PATH=$libraries ldd "$debian_root/$program" | grep 'not found'; then
-            without "$program lacks a library" || return
-        fi
-    done
+    local name versions=()
+    # The loader would take no library path for a program that is setgid.
+    chmod g-s "$debian_root"/usr/libexec/sendmail/* || return
+    finds_libraries "$debian_root" usr/libexec/sendmail/{sendmail,makemap,mail.local} \
+        usr/sbin/{rsyslogd,syslog-ng,smtp-sink,smtp-source} usr/lib/postfix/sbin/{master,smtpd} \
+        usr/bin/{m4,miltertest,kcat} || return
     for name in sendmail-bin rsyslog postfix libfaketime miltertest syslog-ng-core kcat; do
-        part_versions+=("$(awk -v name="$name" '$1 == name { print $1, $2 }' "$debian_root/packages")")
+        versions+=("$(unpacked_version "$debian_root" "$name")")
     done
-    echo "unpacked: ${part_versions[*]}"
+    echo "unpacked: ${versions[*]}"
     if [ "$(id -u)" != 0 ]; then
         without 'not root: sendmail needs namespaces and other users of its own' || return
     fi
     if ! unshare --mount --uts --pid --fork --kill-child --mount-proc true; then
         without 'no private namespaces here (unshare)' || return
     fi
-    exercised "$(printf '%s, ' "${part_versions[@]}" | sed 's/, $//')"
+    exercised "$(printf '%s, ' "${versions[@]}" | sed 's/, $//')"
 }
-part_versions=()
