@@ -1,6 +1,8 @@
 //! DHCPv4 and BOOTP.
 
 mod config;
+pub(crate) mod leases;
+pub(crate) mod server;
 
 use std::path::Path;
 use std::sync::Arc;
