@@ -20,7 +20,7 @@
 
 mod audit;
 mod config;
-mod dhcp;
+pub mod dhcp;
 mod dns;
 mod files;
 mod http;

@@ -1,6 +1,12 @@
 //! DHCPv4 and BOOTP.
 
+mod arp;
 mod config;
+mod arp;
+mod config;
+pub(crate) mod leases;
+pub mod packet;
+pub(crate) mod server;
 
 use std::path::Path;
 use std::sync::Arc;
