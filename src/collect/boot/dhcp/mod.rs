@@ -2,8 +2,6 @@
 
 mod arp;
 mod config;
-mod arp;
-mod config;
 pub(crate) mod leases;
 pub mod packet;
 pub(crate) mod server;
