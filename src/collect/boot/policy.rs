@@ -66,3 +66,82 @@ pub(crate) fn judge(machines: &Machines, server: Ipv4Addr, mac: Option<Mac>, ip:
         (false, false) => Verdict::Default(machine.clone()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+    const WEB: Mac = Mac([2, 0, 0, 0, 0, 1]);
+    const DARK: Mac = Mac([2, 0, 0, 0, 0, 2]);
+    const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+    fn ip(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, last)
+    }
+
+    /// web at .11, dark (off) at .12, and for the others what is asked for.
+    fn machines(default: Option<Boot>) -> Machines {
+        let mut machines = Machines::default();
+        for (name, mac, last, boot) in [("web", WEB, 11, Boot::Local), ("dark", DARK, 12, Boot::Off)] {
+            let (hostname, macs) = (name.to_owned(), vec![mac]);
+            machines.add(SERVER, Machine { hostname, macs, ip: Some(ip(last)), boot, ..Machine::default() });
+        }
+        if let Some(boot) = default {
+            machines.add(SERVER, Machine { boot, ..Machine::default() });
+        }
+        machines
+    }
+
+    /// `web`, `default`, or why not.
+    fn say(verdict: &Verdict) -> &str {
+        match verdict {
+            Verdict::Known(machine) => &machine.hostname,
+            Verdict::Default(_) => "default",
+            Verdict::Refused(why) => why.name(),
+        }
+    }
+
+    #[test]
+    fn one_answer_for_whoever_asks() {
+        let (unknown, off) = (Why::Unknown.name(), Why::Off.name());
+        // By card and address: without default/, with one, with one that is off.
+        let table = [
+            (Some(WEB), None, ["web"; 3]),
+            (Some(WEB), Some(ip(11)), ["web"; 3]),
+            // With an address of the pool, of another machine, of nobody's network: it is known by its card.
+            (Some(WEB), Some(ip(99)), ["web"; 3]),
+            (Some(WEB), Some(ip(12)), ["web"; 3]),
+            (None, Some(ip(11)), ["web"; 3]),
+            (Some(DARK), None, [off; 3]),
+            (Some(DARK), Some(ip(11)), [off; 3]),
+            (None, Some(ip(12)), [off; 3]),
+            (Some(STRANGER), None, [unknown, "default", off]),
+            // A stranger that has taken a machine's address is a stranger.
+            (Some(STRANGER), Some(ip(11)), [unknown, "default", off]),
+            (None, Some(ip(99)), [unknown, "default", off]),
+            (None, None, [unknown, "default", off]),
+        ];
+        let settings = [None, Some(Boot::Local), Some(Boot::Off)].map(machines);
+        for (mac, ip, wanted) in table {
+            for (machines, wanted) in settings.iter().zip(wanted) {
+                assert_eq!(say(&judge(machines, SERVER, mac, ip)), wanted, "{mac:?} {ip:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_one_server_knows_another_does_not() {
+        let machines = machines(Some(Boot::Local));
+        assert_eq!(judge(&machines, OTHER, Some(WEB), Some(ip(11))), Verdict::Refused(Why::Unknown));
+        assert_eq!(judge(&machines, OTHER, None, Some(ip(11))), Verdict::Refused(Why::Unknown));
+    }
+
+    #[test]
+    fn the_files_come_with_the_verdict() {
+        let machines = machines(None);
+        assert_eq!(judge(&machines, SERVER, Some(WEB), None).machine().map(|m| m.ip), Some(Some(ip(11))));
+        assert_eq!(judge(&machines, SERVER, Some(DARK), None).machine(), None);
+    }
+}
