@@ -88,17 +88,17 @@ pub fn bind(config: &Config) -> Result<Option<Bound>> {
         return Ok(None);
     }
     let interfaces: Vec<_> = config.interface.iter().map(|name| Interface::find(name)).collect::<Result<_>>()?;
-    let servers: Vec<_> = interfaces.iter().map(|interface| interface.addr).collect();
+    let networks = Networks::new(config, interfaces.clone())?;
     let answers = config.mode != Mode::Listen;
     Ok(Some(Bound {
-        machines: Catalog::open(&config.dir, &servers)?,
+        machines: Catalog::open(&config.dir, &networks)?,
         root: Root::open(&config.root)?,
         sessions: Arc::new(Sessions::new(config.session.0)),
         dhcp: dhcp::bind(config, &interfaces)?,
         tftp: if answers { tftp::bind(&config.tftp, &interfaces)? } else { tftp::Bound::default() },
         http: if answers { http::bind(&config.http, &interfaces)? } else { http::Bound::default() },
         dns: if config.mode == Mode::Serve { dns::bind(&config.dns, &interfaces)? } else { dns::Bound::default() },
-        networks: Networks::new(config, interfaces)?,
+        networks,
     }))
 }
 

@@ -15,12 +15,17 @@
 //!
 //! `boot`: `local` = an address, and its own disk; `off` = nothing from any protocol; anything else is the file below
 //! boot.root that its firmware loads (`grubx64.efi`). Lines that begin with `#` and empty lines say nothing; other files
-//! and names that begin with a dot are left alone.
+//! and names that begin with a dot are left alone, as are folders of other servers. Links are followed.
 //!
-//! Limits: 64 KiB a file, 10,000 machines, 32 cards a machine, 64 initrds. A file that is not right is an error that
-//! names it; the last good state stays.
+//! Within a server's folder a card, a name and an address belong to one machine, and the address is in a network of that
+//! server. Limits: 64 KiB a file, 10,000 machines, 32 cards a machine, 64 initrds, 512 bytes a name of a file below
+//! boot.root, 2,000 a URL. A file that is not right is an error that names it; the last good state stays.
+//!
+//! [`load`] reads and checks · [`catalog`] keeps the last good state and reads again what changes.
 
 pub(crate) mod catalog;
+mod load;
+mod watch;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -50,7 +55,9 @@ pub(crate) struct Machine {
     /// None in `default/`.
     pub(crate) ip: Option<Ipv4Addr>,
     pub(crate) macs: Vec<Mac>,
+    /// [`Boot::Script`] only where there is a script or a kernel, once the files are read.
     pub(crate) boot: Boot,
+    /// Below boot.root without a slash at its beginning, or a URL; the same of each `initrd`.
     pub(crate) kernel: Option<String>,
     pub(crate) initrd: Vec<String>,
     pub(crate) cmdline: String,
@@ -61,7 +68,7 @@ pub(crate) struct Machine {
 }
 
 /// One state of all files, whole and checked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Machines {
     by_mac: HashMap<(Ipv4Addr, Mac), Arc<Machine>>,
     by_ip: HashMap<(Ipv4Addr, Ipv4Addr), Arc<Machine>>,
@@ -85,6 +92,11 @@ impl Machines {
     /// Every machine with its server's address, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Ipv4Addr, &Arc<Machine>)> {
         self.by_ip.iter().map(|((server, _), machine)| (*server, machine))
+    }
+
+    /// How many machines have files of their own.
+    pub(crate) fn len(&self) -> usize {
+        self.by_ip.len()
     }
 
     pub(crate) fn add(&mut self, server: Ipv4Addr, machine: Machine) {

@@ -1,0 +1,199 @@
+//! Files that change under a catalog that watches.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use greypit_pipeline::health::State;
+
+use super::super::load::testing::Files;
+use super::*;
+use crate::collect::boot::net::testing::networks;
+
+/// Longer than any machine that runs these tests needs.
+const LIMIT: Duration = Duration::from_secs(30);
+/// No look but those that the watcher asks for.
+const NEVER: Duration = Duration::from_secs(3600);
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+struct Watched {
+    catalog: Catalog,
+    health: Health,
+    registry: Registry,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Watched {
+    fn new(dir: &Path, poll: Duration) -> Watched {
+        let catalog = Catalog::open(dir, &networks("")).unwrap();
+        let (health, registry, stop) = (Health::new(), Registry::new(), CancellationToken::new());
+        let task = catalog.watch_every(poll, &health, &registry, stop.clone()).unwrap();
+        Watched { catalog, health, registry, stop, task }
+    }
+
+    async fn until(&self, what: &str, reached: impl Fn(&Watched) -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        while !reached(self) {
+            assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn until_machines(&self, many: usize) {
+        self.until(&format!("{many} machines"), |watched| watched.catalog.current().len() == many).await;
+    }
+
+    fn name_of(&self, last: u8) -> Option<String> {
+        let machines = self.catalog.current();
+        machines.by_ip(SERVER, [10, 77, 0, last].into()).map(|machine| machine.hostname.clone())
+    }
+
+    /// What the board says of the files.
+    fn limited(&self) -> Option<String> {
+        match self.health.parts().remove(PART) {
+            Some(State::Limited { reason, .. }) => Some(reason),
+            Some(State::Ok) => None,
+            state => panic!("{state:?}"),
+        }
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let family = self.registry.gather().into_iter().find(|family| family.name() == name).unwrap();
+        family.get_metric().iter().map(|metric| metric.get_gauge().get_value() + metric.get_counter().get_value()).sum()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+fn put(files: &Files, last: u8, name: &str) {
+    files.put(&format!("10.77.0.1/10.77.0.{last}/mac"), &format!("52:54:00:12:34:{last:02x}"));
+    files.put(&format!("10.77.0.1/10.77.0.{last}/hostname"), name);
+}
+
+#[test]
+fn a_bad_file_at_the_start_is_an_error_of_the_config() {
+    let files = Files::new(&[("10.77.0.1/10.77.0.7/mac", "x")]);
+    let error = Catalog::open(files.0.path(), &networks("")).unwrap_err();
+    assert!(matches!(error, Error::Config { .. }));
+    let wanted = format!("boot.dir: {}/10.77.0.1/10.77.0.7/hostname: is missing", files.0.path().display());
+    assert!(error.to_string().starts_with(&wanted), "{error}");
+}
+
+#[tokio::test]
+async fn a_change_takes_effect_and_a_mistake_does_not() {
+    let files = Files::new(&[]);
+    let dir = files.0.path().join("10.77.0.1");
+    put(&files, 7, "web1");
+    let watched = Watched::new(files.0.path(), NEVER);
+    assert_eq!((watched.catalog.current().len(), watched.limited()), (1, None));
+    // A new folder, whose files are written later.
+    put(&files, 8, "web2");
+    watched.until_machines(2).await;
+    files.put("10.77.0.1/10.77.0.8/hostname", "web-2");
+    watched.until("another name", |watched| watched.name_of(8).as_deref() == Some("web-2")).await;
+    files.put("10.77.0.1/10.77.0.8/mac", "52:54:00");
+    watched.until("the mistake", |watched| watched.limited().is_some()).await;
+    let said = watched.limited().unwrap();
+    assert!(said.starts_with(&format!("{}/10.77.0.8/mac: '52:54:00' is no MAC address", dir.display())), "{said}");
+    assert!(watched.health.is_ready(), "the rest works");
+    assert_eq!(watched.name_of(8).as_deref(), Some("web-2"), "the last good state holds");
+    assert_eq!(watched.metric("greypit_boot_machines_stale"), 1.0);
+    fs::remove_dir_all(dir.join("10.77.0.8")).unwrap();
+    watched.until_machines(1).await;
+    watched.until("well again", |watched| watched.limited().is_none()).await;
+    assert_eq!(watched.metric("greypit_boot_machines"), 1.0);
+    assert_eq!(watched.metric("greypit_boot_machines_stale"), 0.0);
+    watched.end().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_appears_goes_and_comes_back_is_noticed() {
+    let files = Files::new(&[]);
+    put(&files, 7, "web1");
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("machines");
+    let watched = Watched::new(&dir, NEVER);
+    assert_eq!(watched.catalog.current().len(), 0);
+    symlink(files.0.path(), &dir).unwrap();
+    watched.until_machines(1).await;
+    fs::remove_file(&dir).unwrap();
+    watched.until_machines(0).await;
+    fs::create_dir_all(dir.join("10.77.0.1/10.77.0.9")).unwrap();
+    fs::write(dir.join("10.77.0.1/10.77.0.9/mac"), "52:54:00:12:34:09").unwrap();
+    fs::write(dir.join("10.77.0.1/10.77.0.9/hostname"), "web9").unwrap();
+    watched.until_machines(1).await;
+    watched.end().await;
+}
+
+/// A link that is renamed over the old one, and then a change in the new tree.
+async fn exchange(dir: &Path, link: &Path, trees: [&Files; 2]) {
+    let watched = Watched::new(dir, NEVER);
+    assert_eq!(watched.name_of(7).as_deref(), Some("old"));
+    let next = link.with_file_name("..next");
+    symlink(trees[1].0.path(), &next).unwrap();
+    fs::rename(&next, link).unwrap();
+    watched.until("the new tree", |watched| watched.name_of(7).as_deref() == Some("new")).await;
+    trees[1].put("10.77.0.1/10.77.0.7/hostname", "newer");
+    watched.until("a change in it", |watched| watched.name_of(7).as_deref() == Some("newer")).await;
+    watched.end().await;
+}
+
+#[tokio::test]
+async fn a_link_to_the_folder_may_be_exchanged() {
+    let trees = [Files::new(&[]), Files::new(&[])];
+    put(&trees[0], 7, "old");
+    put(&trees[1], 7, "new");
+    let place = tempfile::tempdir().unwrap();
+    let link = place.path().join("current");
+    symlink(trees[0].0.path(), &link).unwrap();
+    exchange(&link, &link, [&trees[0], &trees[1]]).await;
+}
+
+#[tokio::test]
+async fn so_may_one_inside_it() {
+    // As Kubernetes lays out a ConfigMap: what is read is behind a link that is exchanged.
+    let trees = [Files::new(&[]), Files::new(&[])];
+    put(&trees[0], 7, "old");
+    put(&trees[1], 7, "new");
+    let place = tempfile::tempdir().unwrap();
+    let link = place.path().join("..data");
+    symlink(trees[0].0.path(), &link).unwrap();
+    symlink("..data/10.77.0.1", place.path().join("10.77.0.1")).unwrap();
+    exchange(place.path(), &link, [&trees[0], &trees[1]]).await;
+}
+
+#[tokio::test]
+async fn what_no_watcher_tells_is_found_by_looking() {
+    // The file is behind a link, in a folder that is not watched.
+    let (files, elsewhere) = (Files::new(&[]), Files::new(&[("name", "web1")]));
+    files.put("10.77.0.1/10.77.0.7/mac", "52:54:00:12:34:56");
+    symlink(elsewhere.0.path().join("name"), files.0.path().join("10.77.0.1/10.77.0.7/hostname")).unwrap();
+    let watched = Watched::new(files.0.path(), Duration::from_millis(20));
+    elsewhere.put("name", "web2");
+    watched.until("the change", |watched| watched.name_of(7).as_deref() == Some("web2")).await;
+    watched.end().await;
+}
+
+#[tokio::test]
+async fn many_files_at_once_are_few_looks() {
+    let files = Files::new(&[]);
+    put(&files, 2, "web2");
+    let watched = Watched::new(files.0.path(), NEVER);
+    // One is seen first, so that the watcher is there.
+    put(&files, 3, "web3");
+    watched.until_machines(2).await;
+    let before = watched.metric("greypit_boot_machine_reloads_total");
+    // As git writes them: beside the old ones, in one go.
+    for last in 4..204 {
+        put(&files, last, &format!("web{last}"));
+    }
+    watched.until_machines(202).await;
+    // Not one a file: 400 were written. How many depends on how long writing took.
+    let looks = watched.metric("greypit_boot_machine_reloads_total") - before;
+    assert!(looks < 40.0, "{looks} looks");
+    watched.end().await;
+}
