@@ -125,7 +125,10 @@ pub fn spawn(
         root: bound.root,
         audit,
     });
-    let mut tasks = vec![world.machines.watch(health, registry, stop.clone())?];
+    let mut tasks = vec![
+        world.machines.watch(health, registry, stop.clone())?,
+        world.sessions.keep(data_dir, registry, stop.clone())?,
+    ];
     tasks.extend(dhcp::spawn(bound.dhcp, world.clone(), data_dir, health, registry, stop.clone())?);
     tasks.extend(tftp::spawn(bound.tftp, world.clone(), health, registry, stop.clone())?);
     tasks.extend(http::spawn(bound.http, world.clone(), health, registry, stop.clone())?);
