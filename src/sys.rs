@@ -9,6 +9,8 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use socket2::{SockAddr, SockAddrStorage};
+
 /// Words of `SO_MEMINFO`, `enum { SK_MEMINFO_RMEM_ALLOC … SK_MEMINFO_VARS }` in linux/sock_diag.h.
 const MEMINFO_WORDS: usize = 9;
 
@@ -70,4 +72,41 @@ pub(crate) fn passed_sockets() -> Vec<(OwnedFd, String)> {
         sockets.push((socket, name));
     }
     sockets
+}
+
+/// Where a packet socket sends to or is bound to: a card's address on the link of an interface, and the Ethernet type of
+/// what goes there.
+pub(crate) fn link_address(interface: u32, ethernet_type: u16, card: [u8; 6]) -> SockAddr {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: sockaddr_ll is one of the platform's addresses, is no longer than the storage, and all zeros are one.
+    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    address.sll_protocol = ethernet_type.to_be();
+    address.sll_ifindex = interface as libc::c_int;
+    address.sll_halen = card.len() as u8;
+    address.sll_addr[..card.len()].copy_from_slice(&card);
+    // SAFETY: the storage holds what its family says, and that is as long.
+    unsafe { SockAddr::new(storage, mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
+}
+
+/// Lets an interface take in what is for others too, as long as the packet socket is open (`PACKET_ADD_MEMBERSHIP`).
+pub(crate) fn hear_everything(socket: impl AsFd, interface: u32) -> io::Result<()> {
+    let wanted = libc::packet_mreq {
+        mr_ifindex: interface as libc::c_int,
+        mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    // SAFETY: the descriptor is borrowed, so open; `wanted` is a live local of the size that is given, and the kernel
+    // only reads it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            (&raw const wanted).cast(),
+            mem::size_of_val(&wanted) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use greypit_pipeline::{Error, Result};
 use ipnet::Ipv4Net;
 use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
 
 use super::config::Config;
 use super::mac::Mac;
@@ -31,37 +32,81 @@ impl Interface {
     /// [`Error::Config`] for `boot.interface`: it is not there, or has no IPv4 address.
     pub(crate) fn find(name: &str) -> Result<Interface> {
         let refuse = |problem: String| Error::Config { key: "boot.interface".into(), problem };
-        let all = getifaddrs().map_err(|error| refuse(format!("the interfaces cannot be listed: {error}")))?;
-        let (mut names, mut found, mut ipv4) = (Vec::new(), None, None);
-        for entry in all {
-            if entry.interface_name != name {
-                names.push(entry.interface_name);
-                continue;
-            }
-            let Some(address) = entry.address else { continue };
-            if let Some(link) = address.as_link_addr() {
-                found = Some((link.ifindex() as u32, Mac(link.addr().unwrap_or_default())));
-            }
-            if let (None, Some(addr)) = (ipv4, address.as_sockaddr_in()) {
-                let mask = entry.netmask.as_ref().and_then(|mask| mask.as_sockaddr_in().map(|mask| mask.ip()));
-                ipv4 = Some((addr.ip(), mask.unwrap_or(Ipv4Addr::BROADCAST)));
-            }
-        }
-        let Some((index, mac)) = found else {
-            names.sort();
-            names.dedup();
-            return Err(refuse(format!("there is no interface '{name}' here; there is {}", names.join(", "))));
+        let look = Look::at(name).map_err(|error| refuse(format!("the interfaces cannot be listed: {error}")))?;
+        let Some((index, mac)) = look.link else {
+            return Err(refuse(format!("there is no interface '{name}' here; there is {}", look.others.join(", "))));
         };
-        let Some((addr, mask)) = ipv4 else {
+        let Some((addr, mask)) = look.addrs.first() else {
             return Err(refuse(format!("'{name}' has no IPv4 address; give it one, for example `ip addr add …`")));
         };
-        let subnet = Ipv4Net::with_netmask(addr, mask).map_err(|error| refuse(format!("'{name}': {error}")))?;
-        Ok(Interface { name: name.to_owned(), index, mac, addr, subnet: subnet.trunc() })
+        let subnet = Ipv4Net::with_netmask(*addr, *mask).map_err(|error| refuse(format!("'{name}': {error}")))?;
+        Ok(Interface { name: name.to_owned(), index, mac, addr: *addr, subnet: subnet.trunc() })
+    }
+
+    /// How it is now, compared with how it was found.
+    pub(crate) fn presence(&self) -> Presence {
+        let Ok(look) = Look::at(&self.name) else { return Presence::Gone };
+        match look.link {
+            None => Presence::Gone,
+            _ if !look.is_up => Presence::Down,
+            _ if look.addrs.iter().all(|(addr, _)| *addr != self.addr) => Presence::Renumbered,
+            Some((index, mac)) if (index, mac) != (self.index, self.mac) => {
+                Presence::Another(Interface { index, mac, ..self.clone() })
+            }
+            Some(_) => Presence::Same,
+        }
     }
 
     /// Where everybody on it hears.
     pub(crate) fn broadcast(&self) -> Ipv4Addr {
         self.subnet.broadcast()
+    }
+}
+
+/// What has become of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Same,
+    /// It was made anew, with the same name and address, or has another card.
+    Another(Interface),
+    /// It has lost the address that clients know.
+    Renumbered,
+    Down,
+    Gone,
+}
+
+/// What the kernel says of an interface.
+#[derive(Debug, Default)]
+struct Look {
+    link: Option<(u32, Mac)>,
+    is_up: bool,
+    /// With their masks, in the kernel's order.
+    addrs: Vec<(Ipv4Addr, Ipv4Addr)>,
+    /// The names of all others, each once.
+    others: Vec<String>,
+}
+
+impl Look {
+    fn at(name: &str) -> nix::Result<Look> {
+        let mut look = Look::default();
+        for entry in getifaddrs()? {
+            if entry.interface_name != name {
+                look.others.push(entry.interface_name);
+                continue;
+            }
+            look.is_up = entry.flags.contains(InterfaceFlags::IFF_UP);
+            let Some(address) = entry.address else { continue };
+            if let Some(link) = address.as_link_addr() {
+                look.link = Some((link.ifindex() as u32, Mac(link.addr().unwrap_or_default())));
+            }
+            if let Some(addr) = address.as_sockaddr_in() {
+                let mask = entry.netmask.as_ref().and_then(|mask| mask.as_sockaddr_in().map(|mask| mask.ip()));
+                look.addrs.push((addr.ip(), mask.unwrap_or(Ipv4Addr::BROADCAST)));
+            }
+        }
+        look.others.sort();
+        look.others.dedup();
+        Ok(look)
     }
 }
 
@@ -209,5 +254,19 @@ mod tests {
     fn the_loopback_interface_is_found_and_others_are_named() {
         let error = Interface::find("nowhere0").unwrap_err().to_string();
         assert!(error.contains("no interface 'nowhere0'") && error.contains("lo"), "{error}");
+    }
+
+    #[test]
+    fn an_interface_is_the_same_or_it_is_said_what_has_become_of_it() {
+        let found = Interface::find("lo").unwrap();
+        let now = |change: fn(&mut Interface)| {
+            let mut before = found.clone();
+            change(&mut before);
+            before.presence()
+        };
+        assert_eq!(now(|_| {}), Presence::Same);
+        assert_eq!(now(|before| before.name = "nowhere0".to_owned()), Presence::Gone);
+        assert_eq!(now(|before| before.addr = Ipv4Addr::new(192, 0, 2, 1)), Presence::Renumbered);
+        assert_eq!(now(|before| before.index = 4711), Presence::Another(found.clone()));
     }
 }

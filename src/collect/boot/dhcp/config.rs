@@ -30,6 +30,8 @@ pub struct Config {
     pub decline: Span,
     /// Messages a second that one card may send; what is beyond is dropped and counted. 0 is no limit.
     pub max_rate_per_client: u32,
+    /// Whether to look at packets too that a switch or bridge passes on to others.
+    pub promiscuous: bool,
     /// The boot file below boot.root for each architecture (option 93).
     pub loader: BTreeMap<String, String>,
 }
@@ -45,6 +47,7 @@ impl Default for Config {
             lease: Span::seconds(3600),
             decline: Span::seconds(600),
             max_rate_per_client: 20,
+            promiscuous: false,
             loader: loader.into_iter().map(|(arch, file)| (arch.to_owned(), file.to_owned())).collect(),
         }
     }

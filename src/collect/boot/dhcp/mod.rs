@@ -1,42 +1,78 @@
 //! DHCPv4 and BOOTP.
+//!
+//! | | |
+//! |---|---|
+//! | [`server`] and what it uses | what is answered, and why: pure |
+//! | [`packet`], [`arp`], [`capture`] | other formats on the wire: pure |
+//! | [`sockets`], [`read`], [`deliver`] | the sockets |
+//! | [`listen`] | the thread that owns the server |
+//! | [`writer`], [`leases`] | the thread that makes leases durable |
 
 mod arp;
+mod board;
+mod capture;
 mod config;
+mod deliver;
+mod foreign;
 pub(crate) mod leases;
+mod listen;
+mod metrics;
 pub mod packet;
+mod read;
 pub(crate) mod server;
+mod sockets;
+mod writer;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
-use greypit_pipeline::{Health, Result};
+use greypit_pipeline::{Error, Health, Result};
+use jiff::Timestamp;
 use prometheus::Registry;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::board::{Board, Trouble};
+use self::deliver::Delivery;
+use self::listen::{Listener, Stop};
+use self::metrics::Metrics;
+use self::server::Server;
+use self::sockets::Sockets;
+use self::writer::Reply;
+use super::config::Mode;
 use super::net::Interface;
 use super::world::World;
 
 pub(crate) use config::{Config, Relayed};
 
+/// The ports of DHCP (RFC 2131 §4.1), and that of boot servers (PXE 2.1).
+const SERVER_PORT: u16 = 67;
+const CLIENT_PORT: u16 = 68;
+const BOOT_PORT: u16 = 4011;
+
 /// Sockets that are bound and not yet read.
 #[derive(Debug, Default)]
-pub(crate) struct Bound {}
+pub(crate) struct Bound {
+    sockets: Vec<Sockets>,
+}
 
 impl Bound {
     /// For people: `dhcp eth1 10.0.0.1:67`.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        Vec::new()
+        self.sockets.iter().flat_map(Sockets::addresses).collect()
     }
 }
 
 /// Binds the interfaces.
 ///
 /// # Errors
-/// [`greypit_pipeline::Error::Config`] for `boot.interface`, with what to do.
+/// [`Error::Config`] for `boot.interface`, with what to do.
 pub(crate) fn bind(config: &super::Config, interfaces: &[Interface]) -> Result<Bound> {
-    let _ = (config, interfaces);
-    Ok(Bound {})
+    let sockets = interfaces.iter().map(|interface| Sockets::open(config, interface)).collect::<Result<_>>()?;
+    Ok(Bound { sockets })
 }
 
 /// Recovers the leases and answers until `stop`.
@@ -51,6 +87,73 @@ pub(crate) fn spawn(
     registry: &Registry,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let _ = (bound, world, data_dir, health, registry, stop);
-    Ok(Vec::new())
+    let refused = |problem: String| Error::Config { key: "boot.dhcp".to_owned(), problem };
+    let no_thread = |error: io::Error| refused(format!("its thread cannot be started: {error}"));
+    let metrics = Metrics::new(registry).map_err(|error| refused(error.to_string()))?;
+    let board = Arc::new(Board::new(health));
+    let (log, leases) = match world.config.mode {
+        Mode::Serve => leases::Log::open(data_dir).map(|(log, leases)| (Some(log), leases))?,
+        // Neither gives addresses.
+        Mode::Proxy | Mode::Listen => (None, Vec::new()),
+    };
+    let (networks, machines, sessions) = (world.networks.clone(), world.machines.clone(), world.sessions.clone());
+    let server = Server::new(&world.config, networks, machines, sessions, leases, Timestamp::now());
+    let delivery = Arc::new(Delivery::new(world, metrics.clone(), bound.sockets));
+
+    let (queue, writer) = match log {
+        None => (None, None),
+        Some(log) => {
+            let (queue, writer) = write_leases(log, &metrics, delivery.clone(), board.clone()).map_err(no_thread)?;
+            (Some(queue), Some(writer))
+        }
+    };
+    let listener = Listener::new(server, delivery, queue, board.clone());
+    let wakes = Arc::new(Stop::new().map_err(no_thread)?);
+    let (ended, end) = oneshot::channel::<()>();
+    let thread = {
+        let wakes = wakes.clone();
+        let run = move || {
+            // Dropped when the thread ends, however that is.
+            let _ended = ended;
+            // Which drops the queue, and so ends the lease thread when all is written.
+            listener.run(&wakes);
+            writer.map_or(Ok(()), thread::JoinHandle::join)
+        };
+        thread::Builder::new().name("dhcp".to_owned()).spawn(run).map_err(no_thread)?
+    };
+    let watching = async move {
+        tokio::select! {
+            () = stop.cancelled() => wakes.tell(),
+            // It never ends by itself but by a panic, which has said what it is.
+            _ = end => board.set(Trouble::Leases, Some("DHCP has ended; restart greypit".to_owned())),
+        }
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        if !matches!(joined, Ok(Ok(Ok(())))) {
+            tracing::error!("DHCP ended badly");
+        }
+    };
+    Ok(vec![tokio::spawn(watching)])
+}
+
+/// Starts the thread that writes leases; it ends when the queue is dropped.
+fn write_leases(
+    mut log: leases::Log,
+    metrics: &Metrics,
+    delivery: Arc<Delivery>,
+    board: Arc<Board>,
+) -> io::Result<(writer::Queue, thread::JoinHandle<()>)> {
+    let seconds = metrics.commit_seconds.clone();
+    let finish = move |reply: Reply, unsent| {
+        let received = reply.received;
+        delivery.finish(reply, unsent);
+        seconds.observe(received.elapsed().as_secs_f64());
+    };
+    let trouble = move |error: Option<&io::Error>| {
+        let reason = error.map(|error| format!("leases cannot be written, so none are given: {error}"));
+        board.set(Trouble::Leases, reason);
+    };
+    let append = move |changes: &[leases::Change]| log.append(changes);
+    let (queue, writer) = writer::new(metrics, append, finish, trouble);
+    let thread = thread::Builder::new().name("dhcp-leases".to_owned()).spawn(move || writer.run())?;
+    Ok((queue, thread))
 }
