@@ -43,6 +43,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, Mode};
+#[doc(hidden)]
+pub use dns::fuzz as fuzz_dns;
 
 use self::audit::Audit;
 use self::files::Root;
@@ -123,6 +125,7 @@ pub fn spawn(
         machines: bound.machines,
         sessions: bound.sessions,
         root: bound.root,
+        names: dns::Names::default(),
         audit,
     });
     let mut tasks = vec![

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::audit::Audit;
 use super::config::Config;
+use super::dns::Names;
 use super::files::Root;
 use super::machines::Machines;
 use super::machines::catalog::Catalog;
@@ -19,6 +20,8 @@ pub(crate) struct World {
     pub(crate) machines: Catalog,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) root: Root,
+    /// What leases' clients call themselves: DHCP says it, DNS tells it.
+    pub(crate) names: Names,
     pub(crate) audit: Audit,
 }
 

@@ -1,54 +1,100 @@
-//! DNS.
+//! DNS for the machines: A and PTR of machine files and leases, and nothing for strangers.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`answer`] | what a query is answered, pure |
+//! | [`index`], [`names`] | the names there are |
+//! | [`forward`] | names that are not ours |
+//! | [`listen`] | UDP and TCP on the interfaces' addresses (RFC 1035, RFC 7766) |
+//!
+//! Promises: it is no open resolver, since only addresses in our networks, this machine's own and loopback get an answer
+//! at all, others are counted. The one policy holds: a machine that may not boot is REFUSED. Each answer, error and refusal
+//! is one `dns` event; what is dropped is counted only, so a flood does not fill the archive.
+//!
+//! Limits: queries of [`listen::QUERY_BYTES_MAX`] bytes, answers as [`answer`] says, `boot.dns.max_rate_per_client`,
+//! [`forward::FORWARDS_MAX`] forwarded at once, [`listen::CONNECTIONS_MAX`] TCP connections,
+//! [`listen::CONNECTIONS_PER_PEER_MAX`] of one client, each at most [`listen::IDLE_MAX`] quiet.
 
+mod answer;
+mod config;
+mod forward;
+mod index;
+mod listen;
+mod metrics;
+mod names;
+mod rate;
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use greypit_pipeline::{Error, Health, Result};
 use prometheus::Registry;
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::net::Interface;
 use super::world::World;
 
-/// `[boot.dns]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// 0: off.
-    pub port: u16,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config { port: 53 }
-    }
-}
-
-impl Config {
-    pub(crate) fn validate(&self) -> Result<()> {
-        Ok(())
-    }
-}
+pub(crate) use config::Config;
+pub(crate) use names::Names;
 
 /// Sockets that are bound and not yet read.
 #[derive(Debug, Default)]
-pub(crate) struct Bound {}
+pub(crate) struct Bound {
+    sockets: Vec<(UdpSocket, TcpListener)>,
+    /// `boot.dns.forward`.
+    upstreams: Vec<SocketAddr>,
+}
 
 impl Bound {
     /// For people: `dns 10.0.0.1:53`.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        Vec::new()
+        let addresses = self.sockets.iter().filter_map(|(udp, _)| udp.local_addr().ok());
+        addresses.map(|address| format!("dns {address}")).collect()
     }
 }
 
-/// Binds the interfaces' addresses.
+/// Binds the interfaces' addresses, UDP and TCP.
 ///
 /// # Errors
 /// [`Error::Config`] for `boot.dns.port`, with what to do.
 pub(crate) fn bind(config: &Config, interfaces: &[Interface]) -> Result<Bound> {
-    let _ = (config, interfaces);
-    Ok::<_, Error>(Bound {})
+    if config.port == 0 {
+        return Ok(Bound::default());
+    }
+    let upstreams = config.upstreams()?;
+    for interface in interfaces {
+        if upstreams.contains(&SocketAddr::from((interface.addr, config.port))) {
+            let problem = format!("{} is this server itself: queries would go round in circles", interface.addr);
+            return Err(config::refuse(problem));
+        }
+    }
+    let sockets = interfaces.iter().map(|interface| open(interface.addr, config.port)).collect::<Result<_>>()?;
+    Ok(Bound { sockets, upstreams })
+}
+
+/// The two sockets of an address.
+fn open(ip: Ipv4Addr, port: u16) -> Result<(UdpSocket, TcpListener)> {
+    let address = SocketAddrV4::new(ip, port);
+    let sockets = || {
+        let udp = UdpSocket::bind(address)?;
+        udp.set_nonblocking(true)?;
+        // The same port where the kernel chose one.
+        let tcp = TcpListener::bind(udp.local_addr()?)?;
+        tcp.set_nonblocking(true)?;
+        Ok((udp, tcp))
+    };
+    sockets().map_err(|error: std::io::Error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!("another name server is there (`ss -lnp 'sport = :{port}'`); stop it, or set the port to 0")
+            }
+            std::io::ErrorKind::PermissionDenied => "it needs CAP_NET_BIND_SERVICE; or set the port to 0".to_owned(),
+            _ => "choose another port, or 0 for none".to_owned(),
+        };
+        let problem = format!("cannot listen on {address}: {error}; {advice}");
+        Error::Config { key: "boot.dns.port".into(), problem }
+    })
 }
 
 /// Answers until `stop`.
@@ -62,6 +108,43 @@ pub(crate) fn spawn(
     registry: &Registry,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let _ = (bound, world, health, registry, stop);
-    Ok(Vec::new())
+    // What can go wrong here is one query's affair, and counted.
+    let _ = health;
+    if bound.sockets.is_empty() {
+        return Ok(Vec::new());
+    }
+    listen::spawn(bound, world, registry, stop)
+}
+
+/// For the fuzz target: an answer to any bytes, from one machine, one lease and no servers.
+#[doc(hidden)]
+pub fn fuzz(packet: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
+    use answer::{Asker, Reply, Transport};
+    let interface = Interface {
+        name: "eth1".to_owned(),
+        index: 2,
+        mac: super::mac::Mac([0x52, 0x54, 0, 0, 0, 1]),
+        addr: Ipv4Addr::new(10, 77, 0, 1),
+        subnet: ipnet::Ipv4Net::new(Ipv4Addr::new(10, 77, 0, 0), 24).ok()?,
+    };
+    let mut config = super::Config::default();
+    config.dhcp.domain = "test".to_owned();
+    let networks = super::net::Networks::new(&config, vec![interface]).ok()?;
+    let mut machines = super::machines::Machines::default();
+    let ip = Some(Ipv4Addr::new(10, 77, 0, 10));
+    machines.add(
+        Ipv4Addr::new(10, 77, 0, 1),
+        super::machines::Machine { hostname: "a".to_owned(), ip, ..Default::default() },
+    );
+    let names = Names::default();
+    names.lease(Ipv4Addr::new(10, 77, 0, 100), Some(b"b"));
+    let index = index::Index::new(Arc::new(machines), &networks);
+    let zones = index::Zones { index: &index, names: &names, networks: &networks };
+    let transport = if over_tcp { Transport::Tcp } else { Transport::Udp };
+    let server = Some(Ipv4Addr::new(10, 77, 0, 1));
+    let asker = Asker { transport, server, refused: None, forwards: false };
+    match answer::answer(packet, asker, zones, jiff::Timestamp::UNIX_EPOCH) {
+        Reply::Answer(answer) => Some(answer.bytes),
+        Reply::None(_) | Reply::Forward(_) => None,
+    }
 }

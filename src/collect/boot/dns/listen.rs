@@ -1,0 +1,397 @@
+//! The sockets: UDP, and TCP with each message behind its length (RFC 1035 4.2.2), queries of one connection in turn.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use greypit_pipeline::{Error, Result};
+use jiff::Timestamp;
+use prometheus::Registry;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::answer::{self, Answer, Asker, Reply, Transport};
+use super::forward::{FORWARDS_MAX, Forwarder};
+use super::index::{Index, Zones, key};
+use super::metrics::{Dropped, Forwarded, Metrics, rcode_name};
+use super::rate::Rate;
+use super::{Bound, config};
+use crate::collect::boot::audit::{self, Record};
+use crate::collect::boot::policy::Verdict;
+use crate::collect::boot::sessions::Who;
+use crate::collect::boot::world::World;
+use crate::collect::complaints::Complaints;
+
+/// Of one query: no resolver sends nearly as much.
+pub(super) const QUERY_BYTES_MAX: usize = 4096;
+
+/// Over TCP, all clients together.
+pub(super) const CONNECTIONS_MAX: usize = 128;
+
+/// Over TCP, of one client.
+pub(super) const CONNECTIONS_PER_PEER_MAX: usize = 8;
+
+/// How long a connection may be quiet, and an answer unread.
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// Pause after a failed accept, as EMFILE would fail again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all sockets share.
+struct Server {
+    world: Arc<World>,
+    metrics: Metrics,
+    forwarder: Forwarder,
+    index: Mutex<Arc<Index>>,
+    rate: Mutex<Rate>,
+    peers: Mutex<HashMap<Ipv4Addr, usize>>,
+    complaints: Complaints,
+    stop: CancellationToken,
+    /// Queries and connections under way.
+    tasks: TaskTracker,
+}
+
+pub(super) fn spawn(
+    bound: Bound,
+    world: Arc<World>,
+    registry: &Registry,
+    stop: CancellationToken,
+) -> Result<Vec<JoinHandle<()>>> {
+    let forwarder = Forwarder::new(bound.upstreams.clone());
+    let server = Server::new(world, forwarder, registry, stop)?;
+    let mut tasks = Vec::new();
+    for (udp, tcp) in bound.sockets {
+        let unusable = |error: io::Error| config::refuse(error.to_string());
+        let (udp, tcp) = (UdpSocket::from_std(udp).map_err(unusable)?, TcpListener::from_std(tcp).map_err(unusable)?);
+        tasks.push(tokio::spawn(server.clone().serve_udp(udp)));
+        tasks.push(tokio::spawn(server.clone().serve_tcp(tcp)));
+    }
+    Ok(tasks)
+}
+
+/// Who asks, and what is known of it.
+#[derive(Clone, Copy)]
+struct Client {
+    ip: Ipv4Addr,
+    who: Who,
+    asker: Asker,
+}
+
+/// What a query comes to before others are asked.
+enum Step {
+    Nothing,
+    Answer(Answer),
+    Forward(Box<hickory_proto::op::Message>, OwnedSemaphorePermit),
+}
+
+impl Server {
+    fn new(
+        world: Arc<World>,
+        forwarder: Forwarder,
+        registry: &Registry,
+        stop: CancellationToken,
+    ) -> Result<Arc<Server>> {
+        let metrics = Metrics::new(registry, FORWARDS_MAX, CONNECTIONS_MAX)
+            .map_err(|error| Error::Config { key: "boot.dns".into(), problem: error.to_string() })?;
+        let rate = Rate::new(world.config.dns.max_rate_per_client);
+        let index = Index::new(world.machines(), &world.networks);
+        Ok(Arc::new(Server {
+            world,
+            metrics,
+            forwarder,
+            index: Mutex::new(Arc::new(index)),
+            rate: Mutex::new(rate),
+            peers: Mutex::default(),
+            complaints: Complaints::default(),
+            stop,
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// The names of the machine files as they are now.
+    fn index(&self) -> Arc<Index> {
+        let machines = self.world.machines();
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        if !index.is_of(&machines) {
+            *index = Arc::new(Index::new(machines, &self.world.networks));
+        }
+        index.clone()
+    }
+
+    /// Whoever may ask here; `None`: in no network of ours.
+    fn client(&self, from: IpAddr, transport: Transport) -> Option<Client> {
+        let IpAddr::V4(ip) = from else { return None };
+        let forwards = self.forwarder.is_on();
+        let asker = |server, refused| Asker { transport, server, refused, forwards };
+        if ip.is_loopback() || self.world.networks.is_server(ip) {
+            let who = Who { mac: None, ip: Some(ip) };
+            return Some(Client { ip, who, asker: asker(None, None) });
+        }
+        let server = self.world.networks.of(ip)?.server;
+        let (who, verdict) = self.world.judge_ip(ip)?;
+        let refused = match verdict {
+            Verdict::Refused(why) => Some(why.name()),
+            Verdict::Known(_) | Verdict::Default(_) => None,
+        };
+        Some(Client { ip, who, asker: asker(Some(server), refused) })
+    }
+
+    fn allows(&self, client: &Client) -> bool {
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner).allow(client.ip, Instant::now())
+    }
+
+    /// What needs nobody else.
+    fn step(&self, packet: &[u8], client: &Client, now: Timestamp) -> Step {
+        if !self.allows(client) {
+            self.metrics.dropped(Dropped::Rate);
+            return Step::Nothing;
+        }
+        let index = self.index();
+        let zones = Zones { index: &index, names: &self.world.names, networks: &self.world.networks };
+        match answer::answer(packet, client.asker, zones, now) {
+            Reply::None(silent) => {
+                self.metrics.dropped(Dropped::Silent(silent));
+                Step::Nothing
+            }
+            Reply::Answer(answer) => Step::Answer(answer),
+            Reply::Forward(query) => match self.forwarder.place() {
+                Some(place) => Step::Forward(query, place),
+                None => {
+                    self.metrics.forwarded(Forwarded::Busy);
+                    Step::Answer(answer::cannot(&query, client.asker.transport, "too many queries wait"))
+                }
+            },
+        }
+    }
+
+    /// Asks others, unless greypit stops meanwhile.
+    async fn forward(
+        &self,
+        query: &hickory_proto::op::Message,
+        place: OwnedSemaphorePermit,
+        transport: Transport,
+    ) -> Option<(Answer, Forwarded)> {
+        let asked = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return None,
+            asked = self.forwarder.ask(query, transport, &self.metrics) => asked,
+        };
+        drop(place);
+        self.metrics.forwarded(asked.1);
+        Some(asked)
+    }
+
+    /// Counts and records what was answered.
+    fn record(&self, client: &Client, answer: &Answer, forwarded: Option<Forwarded>, now: Timestamp) {
+        self.metrics.answer(answer.rcode);
+        let machines = self.world.machines();
+        let server = client.asker.server;
+        let by_mac = server.zip(client.who.mac).and_then(|(server, mac)| machines.by_mac(server, mac));
+        let machine = by_mac.or_else(|| {
+            let ip = server.filter(|_| client.who.mac.is_none()).map(|server| (server, client.ip));
+            ip.and_then(|(server, ip)| machines.by_ip(server, ip))
+        });
+        let decision = match (forwarded, answer.why) {
+            (Some(Forwarded::Answered), None) => "forwarded",
+            (_, None) => "answered",
+            (None, Some(_)) if client.asker.refused.is_some() => "refused",
+            (_, Some(_)) => "failed",
+        };
+        let qname = answer.question.as_ref().map(|(name, _)| key(name)).map(|name| match name.is_empty() {
+            true => ".".to_owned(),
+            false => name,
+        });
+        let record = Record::new(audit::DNS, now)
+            .known("session", self.world.sessions.of(client.who, now))
+            .known("machine", machine.map(|machine| &machine.hostname))
+            .known("mac", client.who.mac)
+            .text("addr", client.ip)
+            .known("qname", qname)
+            .known("qtype", answer.question.as_ref().map(|(_, kind)| kind))
+            .text("proto", client.asker.transport.name())
+            .text("rcode", rcode_name(answer.rcode))
+            .list("answers", &answer.answers)
+            .flag("forwarded", forwarded.is_some())
+            .text("decision", decision)
+            .known("why", answer.why);
+        self.world.audit.record(record);
+    }
+
+    async fn serve_udp(self: Arc<Server>, socket: UdpSocket) {
+        let socket = Arc::new(socket);
+        // One more, so that what is too long shows.
+        let mut buffer = vec![0; QUERY_BYTES_MAX + 1];
+        loop {
+            let received = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                received = socket.recv_from(&mut buffer) => received,
+            };
+            match received {
+                Ok((length, from)) => {
+                    self.clone().take(&socket, buffer.get(..length).unwrap_or_default(), from).await;
+                }
+                // An error of an earlier answer, such as a port that is closed by now.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                Err(error) => {
+                    self.complain(&error, "cannot receive DNS queries");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// One datagram.
+    async fn take(self: Arc<Server>, socket: &Arc<UdpSocket>, packet: &[u8], from: SocketAddr) {
+        self.metrics.query(Transport::Udp);
+        let now = Timestamp::now();
+        let Some(client) = self.client(from.ip(), Transport::Udp) else {
+            return self.metrics.dropped(Dropped::Foreign);
+        };
+        match self.step(packet, &client, now) {
+            Step::Nothing => {}
+            Step::Answer(answer) => {
+                self.send(socket, from, &answer.bytes);
+                self.record(&client, &answer, None, now);
+            }
+            Step::Forward(query, place) => {
+                let socket = socket.clone();
+                let tasks = self.tasks.clone();
+                tasks.spawn(async move {
+                    let Some((answer, outcome)) = self.forward(&query, place, Transport::Udp).await else { return };
+                    self.send(&socket, from, &answer.bytes);
+                    self.record(&client, &answer, Some(outcome), now);
+                });
+            }
+        }
+    }
+
+    /// Never waits: a full socket buffer costs this answer, and the client asks again.
+    fn send(&self, socket: &UdpSocket, to: SocketAddr, bytes: &[u8]) {
+        if let Err(error) = socket.try_send_to(bytes, to) {
+            self.metrics.dropped(Dropped::Send);
+            self.complain(&error, "cannot send a DNS answer");
+        }
+    }
+
+    fn complain(&self, error: &io::Error, what: &'static str) {
+        if let Some(unlogged) = self.complaints.allow() {
+            tracing::warn!(%error, unlogged, "{what}");
+        }
+    }
+
+    async fn serve_tcp(self: Arc<Server>, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, from)) => self.clone().accept(stream, from.ip()),
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    self.complain(&error, "cannot accept DNS connections: raise LimitNOFILE?");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn accept(self: Arc<Server>, stream: TcpStream, from: IpAddr) {
+        let client = self.client(from, Transport::Tcp);
+        let Some((client, open)) = client.and_then(|client| Some((client, self.open(client.ip)?))) else {
+            return self.metrics.connections_refused.inc();
+        };
+        let tasks = self.tasks.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {}
+                // A broken connection is its client's affair.
+                _ = self.converse(stream, &client) => {}
+            }
+            drop(open);
+        });
+    }
+
+    /// A place for one more connection of `ip`, if there is one.
+    fn open(self: &Arc<Server>, ip: Ipv4Addr) -> Option<Open> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = peers.values().sum();
+        let count = peers.get(&ip).copied().unwrap_or(0);
+        if total >= CONNECTIONS_MAX || count >= CONNECTIONS_PER_PEER_MAX {
+            return None;
+        }
+        peers.insert(ip, count + 1);
+        self.metrics.connections.inc();
+        Some(Open { server: self.clone(), ip })
+    }
+
+    /// Answers the queries of one connection in turn, until it is quiet for too long.
+    async fn converse(&self, mut stream: TcpStream, client: &Client) -> io::Result<()> {
+        loop {
+            let packet = tokio::time::timeout(IDLE_MAX, read(&mut stream)).await??;
+            self.metrics.query(Transport::Tcp);
+            let now = Timestamp::now();
+            // The files may have changed since the connection began.
+            let Some(client) = self.client(client.ip.into(), Transport::Tcp) else { return Ok(()) };
+            let (answer, outcome) = match self.step(&packet, &client, now) {
+                Step::Nothing => return Ok(()),
+                Step::Answer(answer) => (answer, None),
+                Step::Forward(query, place) => match self.forward(&query, place, Transport::Tcp).await {
+                    Some((answer, outcome)) => (answer, Some(outcome)),
+                    None => return Ok(()),
+                },
+            };
+            let length = u16::try_from(answer.bytes.len()).map_err(io::Error::other)?;
+            let message = [&length.to_be_bytes(), &answer.bytes[..]].concat();
+            let sent = tokio::time::timeout(IDLE_MAX, stream.write_all(&message)).await;
+            self.record(&client, &answer, outcome, now);
+            sent??;
+        }
+    }
+}
+
+/// One message behind its length.
+async fn read(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = usize::from(stream.read_u16().await?);
+    if length > QUERY_BYTES_MAX {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    let mut packet = vec![0; length];
+    stream.read_exact(&mut packet).await?;
+    Ok(packet)
+}
+
+/// The place of one connection, given back when dropped.
+struct Open {
+    server: Arc<Server>,
+    ip: Ipv4Addr,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.server.metrics.connections.dec();
+        let mut peers = self.server.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = peers.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                peers.remove(&self.ip);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

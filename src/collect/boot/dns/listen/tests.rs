@@ -1,0 +1,255 @@
+use std::net::UdpSocket as Plain;
+
+use greypit_pipeline::submit::testing::{Queue, queue};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, TXT};
+use hickory_proto::rr::{Name, RData, Record as Rr, RecordType};
+
+use super::*;
+use crate::collect::boot::audit::Audit;
+use crate::collect::boot::dns::{self, Names};
+use crate::collect::boot::mac::Mac;
+use crate::collect::boot::machines::catalog::Catalog;
+use crate::collect::boot::machines::{Machine, Machines};
+use crate::collect::boot::net::{Interface, Networks};
+use crate::collect::boot::sessions::Sessions;
+
+/// Longer than anything here takes on any machine.
+const SOON: Duration = Duration::from_secs(20);
+
+const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// A server on 127.0.0.1, whose machine is web1.example.com.
+struct Bench {
+    address: SocketAddr,
+    queue: Queue,
+    server: Arc<Server>,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    _root: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn start(section: &str, upstreams: &[SocketAddr]) -> Bench {
+        let config: crate::collect::boot::Config =
+            toml::from_str(&format!("interface = \"lo\"\ndhcp.domain = \"example.com\"\n{section}")).unwrap();
+        let interface = Interface {
+            name: "lo".into(),
+            index: 1,
+            mac: Mac([0; 6]),
+            addr: LOOPBACK,
+            subnet: "127.0.0.0/8".parse().unwrap(),
+        };
+        let mut machines = Machines::default();
+        let ip = Some(Ipv4Addr::new(127, 0, 0, 10));
+        machines.add(LOOPBACK, Machine { hostname: "web1".into(), ip, ..Machine::default() });
+        let registry = Registry::new();
+        let (submit, queue) = queue(1 << 20);
+        let root = tempfile::tempdir().unwrap();
+        let world = Arc::new(World {
+            networks: Networks::new(&config, vec![interface]).unwrap(),
+            machines: Catalog::of(machines),
+            sessions: Arc::new(Sessions::new(SOON)),
+            root: crate::collect::boot::files::Root::open(root.path()).unwrap(),
+            names: Names::default(),
+            audit: Audit::new(submit, &registry).unwrap(),
+            config,
+        });
+        let stop = CancellationToken::new();
+        let forwarder = Forwarder::new(upstreams.to_vec()).with_patience(Duration::from_millis(300));
+        let server = Server::new(world, forwarder, &registry, stop.clone()).unwrap();
+        let (udp, tcp) = dns::open(LOOPBACK, 0).unwrap();
+        let address = udp.local_addr().unwrap();
+        let (udp, tcp) = (UdpSocket::from_std(udp).unwrap(), TcpListener::from_std(tcp).unwrap());
+        let tasks = vec![tokio::spawn(server.clone().serve_udp(udp)), tokio::spawn(server.clone().serve_tcp(tcp))];
+        Bench { address, queue, server, stop, tasks, _root: root }
+    }
+
+    async fn udp(&self, query: &Message) -> Message {
+        let socket = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
+        socket.send_to(&query.to_vec().unwrap(), self.address).await.unwrap();
+        let mut buffer = [0; 2048];
+        let (length, from) = tokio::time::timeout(SOON, socket.recv_from(&mut buffer)).await.unwrap().unwrap();
+        assert_eq!(from, self.address);
+        Message::from_vec(&buffer[..length]).unwrap()
+    }
+
+    async fn tcp(&self, queries: &[Message]) -> Vec<Message> {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let mut answers = Vec::new();
+        for query in queries {
+            let bytes = query.to_vec().unwrap();
+            stream.write_u16(bytes.len() as u16).await.unwrap();
+            stream.write_all(&bytes).await.unwrap();
+            let length = tokio::time::timeout(SOON, stream.read_u16()).await.unwrap().unwrap();
+            let mut answer = vec![0; length.into()];
+            stream.read_exact(&mut answer).await.unwrap();
+            answers.push(Message::from_vec(&answer).unwrap());
+        }
+        answers
+    }
+
+    async fn event(&mut self) -> serde_json::Value {
+        let events = tokio::task::block_in_place(|| self.queue.next(SOON)).expect("an event");
+        serde_json::from_slice(events.iter().next().expect("one").1).unwrap()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            tokio::time::timeout(SOON, task).await.expect("it ends").unwrap();
+        }
+    }
+}
+
+fn query(name: &str, kind: RecordType) -> Message {
+    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    message
+}
+
+/// A name server of a test: what it answers to each query, or nothing.
+fn upstream(answer: impl Fn(Message) -> Vec<Message> + Send + 'static) -> SocketAddr {
+    let socket = Plain::bind((LOOPBACK, 0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            for answer in answer(Message::from_vec(&buffer[..length]).unwrap()) {
+                socket.send_to(&answer.to_vec().unwrap(), from).unwrap();
+            }
+        }
+    });
+    address
+}
+
+/// The right answer: 192.0.2.1.
+fn right(query: &Message) -> Message {
+    let mut answer = query.clone().into_response();
+    let name = query.queries[0].name.clone();
+    answer.add_answer(Rr::from_rdata(name, 60, RData::A(A::new(192, 0, 2, 1))));
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_is_answered_over_both_and_each_is_an_event() {
+    let mut bench = Bench::start("", &[]).await;
+    let answer = bench.udp(&query("WEB1.example.com.", RecordType::A)).await;
+    assert_eq!(answer.answers[0].data.to_string(), "127.0.0.10");
+    let event = bench.event().await;
+    assert_eq!(
+        (&event["kind"], &event["qname"], &event["qtype"]),
+        (&"dns".into(), &"web1.example.com".into(), &"A".into())
+    );
+    assert_eq!(
+        (&event["proto"], &event["rcode"], &event["answers"][0]),
+        (&"udp".into(), &"NOERROR".into(), &"127.0.0.10".into())
+    );
+    assert_eq!((&event["forwarded"], &event["decision"]), (&false.into(), &"answered".into()));
+    assert_eq!(event["addr"], "127.0.0.1");
+
+    let answers = bench.tcp(&[query("web1.", RecordType::A), query("nobody.test.", RecordType::A)]).await;
+    assert_eq!(answers[0].answers.len(), 1);
+    assert_eq!(answers[1].metadata.response_code, ResponseCode::Refused);
+    assert_eq!(bench.event().await["proto"], "tcp");
+    let event = bench.event().await;
+    assert_eq!((&event["rcode"], &event["why"]), (&"REFUSED".into(), &"not ours".into()));
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_and_those_who_ask_too_often_are_counted_and_get_nothing() {
+    let bench = Bench::start("dns.max_rate_per_client = 2", &[]).await;
+    assert!(bench.server.client([192, 0, 2, 9].into(), Transport::Udp).is_none());
+    let known = bench.server.client([127, 0, 0, 10].into(), Transport::Udp).unwrap();
+    let packet = query("web1.", RecordType::A).to_vec().unwrap();
+    let step = |packet: &[u8]| bench.server.step(packet, &known, Timestamp::UNIX_EPOCH);
+    assert!(matches!(step(&packet), Step::Answer(_)) && matches!(step(&packet), Step::Answer(_)));
+    assert!(matches!(step(&packet), Step::Nothing));
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_has_its_connections_and_no_more() {
+    let bench = Bench::start("", &[]).await;
+    let open: Vec<_> = (0..=CONNECTIONS_PER_PEER_MAX).map(|_| bench.server.open(LOOPBACK)).collect();
+    assert_eq!(open.iter().flatten().count(), CONNECTIONS_PER_PEER_MAX);
+    assert!(bench.server.open([127, 0, 0, 2].into()).is_some());
+    drop(open);
+    assert!(bench.server.open(LOOPBACK).is_some());
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_names_are_asked_of_others_and_only_their_answer_counts() {
+    let liar = upstream(|query| {
+        let (mut id, mut question) = (right(&query), right(&query));
+        id.metadata.id ^= 1;
+        question.queries[0].name = Name::from_ascii("other.example.org.").unwrap();
+        // Neither counts, nor does the query itself.
+        vec![id, question, query.clone(), right(&query)]
+    });
+    let mut bench = Bench::start("", &[liar]).await;
+    let answer = bench.udp(&query("www.Example.org.", RecordType::A)).await;
+    assert_eq!((answer.metadata.id, answer.answers[0].data.to_string().as_str()), (7, "192.0.2.1"));
+    let event = bench.event().await;
+    assert_eq!((&event["forwarded"], &event["decision"]), (&true.into(), &"forwarded".into()));
+    assert_eq!(event["answers"][0], "192.0.2.1");
+    // Our own are not asked of anybody.
+    assert_eq!(bench.udp(&query("web1.", RecordType::A)).await.answers[0].data.to_string(), "127.0.0.10");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_server_is_asked_when_one_is_silent_or_fails_and_servfail_is_the_end() {
+    let silent = upstream(|_| Vec::new());
+    let failing = upstream(|query| {
+        let mut answer = query.into_response();
+        answer.metadata.response_code = ResponseCode::ServFail;
+        vec![answer]
+    });
+    let good = upstream(|query| vec![right(&query)]);
+    let bench = Bench::start("", &[silent, failing, good]).await;
+    assert_eq!(bench.udp(&query("www.example.org.", RecordType::A)).await.answers.len(), 1);
+    bench.stop().await;
+
+    let mut bench = Bench::start("", &[silent]).await;
+    let answer = bench.udp(&query("www.example.org.", RecordType::A)).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    let event = bench.event().await;
+    assert_eq!((&event["decision"], &event["rcode"]), (&"failed".into(), &"SERVFAIL".into()));
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_others_that_is_too_long_is_cut() {
+    let long = upstream(|query| {
+        let mut answer = query.clone().into_response();
+        let text = TXT::new(vec!["x".repeat(250); 4]);
+        answer.add_answer(Rr::from_rdata(query.queries[0].name.clone(), 60, RData::TXT(text)));
+        vec![answer]
+    });
+    let bench = Bench::start("", &[long]).await;
+    let mut query = query("www.example.org.", RecordType::TXT);
+    let answer = bench.udp(&query).await;
+    assert!(answer.metadata.truncation && answer.answers.is_empty());
+    let mut edns = Edns::new();
+    edns.set_max_payload(1232);
+    query.set_edns(edns);
+    assert_eq!(bench.udp(&query).await.answers.len(), 1);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_waits_for_nobody() {
+    let silent = upstream(|_| Vec::new());
+    let bench = Bench::start("", &[silent]).await;
+    let socket = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
+    socket.send_to(&query("www.example.org.", RecordType::A).to_vec().unwrap(), bench.address).await.unwrap();
+    let quiet = TcpStream::connect(bench.address).await.unwrap();
+    while bench.server.metrics.forwards.get() == 0 || bench.server.metrics.connections.get() == 0 {
+        tokio::task::yield_now().await;
+    }
+    bench.stop().await;
+    drop(quiet);
+}
