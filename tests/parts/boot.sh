@@ -8,7 +8,7 @@
 # compare with dnsmasq, Kea and tftpd-hpa.
 
 BOOT_PACKAGES=(qemu-system-x86 seabios ipxe-qemu ipxe ovmf iproute2 tcpdump
-    busybox isc-dhcp-client kea-common kea-admin kea-dhcp4-server dnsmasq-base
+    busybox isc-dhcp-client bootpc kea-common kea-admin kea-dhcp4-server dnsmasq-base
     tftp-hpa tftpd-hpa atftp bind9-dnsutils bind9-libs)
 # Of these one module and some files are used; the libraries of the others
 # (sound, displays, smart cards) would be many.
@@ -35,7 +35,7 @@ check_boot_parts() {
     finds_libraries "$boot_root" usr/bin/qemu-system-x86_64 "usr/lib/$(uname -m)-linux-gnu/qemu/accel-tcg-x86_64.so" \
         bin/ip usr/bin/tcpdump bin/busybox sbin/dhclient usr/sbin/{perfdhcp,kea-dhcp4,dnsmasq,in.tftpd} \
         usr/bin/{tftp,atftp,dig} || return
-    for name in qemu-system-x86 ipxe ovmf busybox isc-dhcp-client kea-admin dnsmasq-base tftp-hpa atftp bind9-dnsutils; do
+    for name in qemu-system-x86 ipxe ovmf busybox isc-dhcp-client bootpc kea-admin dnsmasq-base tftp-hpa atftp bind9-dnsutils; do
         versions+=("$(unpacked_version "$boot_root" "$name")")
     done
     echo "unpacked: ${versions[*]}"

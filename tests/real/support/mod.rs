@@ -1,6 +1,6 @@
 //! The real parts that tests start: a sendmail, a Postfix, an rsyslogd, mail
-//! destinations, an S3 server, an Apache Kafka, and a proxy that breaks
-//! connections.
+//! destinations, an S3 server, an Apache Kafka, a proxy that breaks
+//! connections, and machines that boot over networks of their own.
 //!
 //! Each part is a child process (or a thread) with a folder of its own, on
 //! loopback ports that were free when it started. A part is ready when its
@@ -14,8 +14,11 @@
 // Every test program compiles this module and uses some of it.
 #![allow(dead_code)]
 
+pub(crate) mod capture;
 pub(crate) mod collector;
 pub(crate) mod daemon;
+pub(crate) mod dhcp;
+pub(crate) mod dnsmasq;
 pub(crate) mod farm;
 pub(crate) mod filtered;
 pub(crate) mod flood;
@@ -25,8 +28,10 @@ pub(crate) mod link;
 pub(crate) mod machine;
 pub(crate) mod maillog;
 pub(crate) mod net;
+pub(crate) mod netns;
 pub(crate) mod postfix;
 pub(crate) mod proxy;
+pub(crate) mod qemu;
 pub(crate) mod random;
 pub(crate) mod reading;
 pub(crate) mod relay;
@@ -34,8 +39,10 @@ pub(crate) mod rsyslog;
 pub(crate) mod s3;
 pub(crate) mod sendmail;
 pub(crate) mod smtp;
+pub(crate) mod tftp;
 pub(crate) mod traffic;
 pub(crate) mod watch;
+pub(crate) mod web;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -46,8 +53,8 @@ use std::time::{Duration, Instant};
 /// machine that is busy with other things.
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
-/// The folder of what `tests/run.sh` built and unpacked: `debian/` holds the
-/// unpacked packages, `bin/` the S3 server, `kafka/` Kafka's jars.
+/// The folder of what `tests/run.sh` built and unpacked: `debian/` and `boot/` hold
+/// the unpacked packages, `bin/` the S3 server, `kafka/` Kafka's jars.
 pub(crate) fn parts_dir() -> PathBuf {
     let cache = std::env::var_os("GREYPIT_CACHE").map(PathBuf::from);
     let cache = cache.unwrap_or_else(|| {
@@ -69,6 +76,18 @@ pub(crate) fn debian_command(path: &str) -> Command {
     let mut command = Command::new(debian(path));
     command.env("LD_LIBRARY_PATH", library_path());
     command
+}
+
+/// The path of a file of the packages that boot and serve boots, which must exist.
+pub(crate) fn boot(path: &str) -> PathBuf {
+    let path = parts_dir().join("boot").join(path);
+    assert!(path.symlink_metadata().is_ok(), "{} is missing: run tests/run.sh once", path.display());
+    path
+}
+
+/// Where their libraries are.
+fn boot_libraries() -> OsString {
+    library_path_in(&parts_dir().join("boot"))
 }
 
 /// Where the libraries of the unpacked packages are.
