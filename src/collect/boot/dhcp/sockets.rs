@@ -18,7 +18,6 @@ use greypit_pipeline::{Error, Result};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::super::config::{Config, Mode};
-use super::super::mac::Mac;
 use super::super::net::Interface;
 use super::packet::{self, Datagram};
 use super::server::{Answer, Destination};
@@ -143,7 +142,7 @@ impl Sockets {
         let interface = Interface {
             name: "lo".to_owned(),
             index: 1,
-            mac: Mac([0; 6]),
+            mac: super::super::mac::Mac([0; 6]),
             addr: Ipv4Addr::LOCALHOST,
             subnet: "127.0.0.0/8".parse().unwrap(),
         };
