@@ -220,6 +220,7 @@ impl Collecting {
             &config.syslog,
             &config.node,
             privacy.clone(),
+            sockets.boot.as_ref().map(boot::Bound::sessions),
             to_spool,
             registry,
             stop.clone(),

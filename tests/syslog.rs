@@ -51,7 +51,7 @@ fn listen(config: &Config, queue_bytes: u32) -> Rig {
     let addresses = bound.addresses().iter().map(|text| text.split_once(' ').unwrap().1.to_owned()).collect();
     let tls = bound.tls();
     let inside = runtime.enter();
-    let tasks = spawn(bound, config, "gw", None, submit.clone(), &registry, stop.clone()).unwrap();
+    let tasks = spawn(bound, config, "gw", None, None, submit.clone(), &registry, stop.clone()).unwrap();
     drop(inside);
     Rig { runtime, submit, queue, registry, stop, tasks, addresses, tls }
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each. Data goes to stdout, everything else to stderr; the exit code is 0 for done, 1 for an
 //! answer of no, 2 for wrong usage or configuration.
 
+pub(crate) mod boot;
 pub mod cat;
 mod check;
 mod demo;
@@ -53,6 +54,8 @@ enum Command {
     Check(check::Args),
     /// Turn log lines into records, without a gateway
     Parse(parse::Args),
+    /// The machines that boot from here, and how far their last start got
+    Boot(boot::Boot),
     /// List objects
     Ls(ls::Ls),
     /// Print the records of objects
@@ -84,6 +87,7 @@ impl Cli {
             Command::Parse(args) => args.run(config()?.config.privacy.privacy()),
             Command::Run(args) => args.run(config()?),
             Command::Check(args) => args.run(&config()?),
+            Command::Boot(args) => args.run(&config()?.config),
             Command::Ls(args) => block_on(args.run(store()?)),
             Command::Cat(args) => block_on(args.run(store()?)),
             Command::Top(args) => block_on(args.run(store()?)),

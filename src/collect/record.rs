@@ -42,8 +42,29 @@ use std::net::IpAddr;
 pub enum Peer<'a> {
     None,
     Ip(IpAddr),
+    /// A machine that has booted from here, and the id of its boot session.
+    Booted(IpAddr, &'a str),
     /// A file, or the credentials of a local socket.
     Text(&'a str),
+}
+
+impl<'a> Peer<'a> {
+    /// One on the network, and the boot session that it is in.
+    pub fn of(ip: Option<IpAddr>, session: Option<&'a str>) -> Peer<'a> {
+        match (ip, session) {
+            (Some(ip), Some(session)) => Peer::Booted(ip, session),
+            (Some(ip), None) => Peer::Ip(ip),
+            (None, _) => Peer::None,
+        }
+    }
+
+    /// Its address, where it has one.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Peer::Ip(ip) | Peer::Booted(ip, _) => Some(ip),
+            Peer::None | Peer::Text(_) => None,
+        }
+    }
 }
 
 /// Why a line became a `syslog` record with `parse_error`.
@@ -170,7 +191,7 @@ impl Recorder {
         };
         self.body.clear();
         let mut error = message.parse_error.map(Reason::Syslog);
-        let from = if let Peer::Ip(ip) = peer { Some(ip) } else { None };
+        let from = peer.ip();
         let ask = |before_mail| self.rules.as_ref().and_then(|rules| rules.verdict(&message, from, before_mail));
         let mut verdict = ask(true);
         match (error, message.app) {
@@ -265,7 +286,7 @@ fn postfix_records(
 ) -> Made {
     let key = |id| Key {
         // Who writes to a local socket is another process for each program.
-        peer: if let Peer::Ip(ip) = of.peer { Some(ip) } else { None },
+        peer: of.peer.ip(),
         mailserver: line.mailserver(),
         instance: program.instance,
         id,

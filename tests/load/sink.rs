@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let tasks = {
         let _inside = runtime.enter();
-        spawn(bound, &config, "sink", None, submit, &registry, stop.clone())?
+        spawn(bound, &config, "sink", None, None, submit, &registry, stop.clone())?
     };
     let (groups, events) = (AtomicU64::new(0), AtomicU64::new(0));
     let (groups_taken, events_taken) = (&groups, &events);

@@ -27,6 +27,7 @@ mod http;
 mod mac;
 mod machines;
 mod net;
+pub(crate) mod overview;
 mod policy;
 mod power;
 mod script;

@@ -357,4 +357,23 @@ impl Sessions {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Sessions with one, of a machine with this address that has just begun.
+    pub(crate) fn of_one(ip: Ipv4Addr) -> (Arc<Sessions>, Id) {
+        let (sessions, mac) = (Sessions::new(Duration::from_secs(1800)), Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]));
+        let who = Who { mac: Some(mac), ip: None };
+        let id = sessions.step(who, Stage::Firmware, Timestamp::now()).expect("a session");
+        sessions.address(mac, ip);
+        (Arc::new(sessions), id)
+    }
+
+    /// How far the only machine got.
+    pub(crate) fn stage_of_one(sessions: &Sessions) -> Stage {
+        sessions.table().by_mac.values().next().expect("a session").stage
+    }
+}
+
+#[cfg(test)]
 mod tests;

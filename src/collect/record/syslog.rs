@@ -34,6 +34,10 @@ pub(super) fn write(out: &mut Vec<u8>, line: &Line<'_>, kind: &str, peer: Peer<'
             // Writing to a Vec cannot fail, and an address needs no escape.
             let _ = write!(out, ",\"peer\":\"{ip}\"");
         }
+        Peer::Booted(ip, session) => {
+            // Nor does an id of ours.
+            let _ = write!(out, ",\"peer\":\"{ip}\",\"session\":\"{session}\"");
+        }
         Peer::Text(text) => {
             out.extend_from_slice(b",\"peer\":");
             json::string(out, text.as_bytes(), true);
@@ -57,12 +61,12 @@ fn word(out: &mut Vec<u8>, key: &'static [u8], name: Option<&'static str>) {
 
 /// The host that the message names, else whom it came from, else the configured name.
 fn host(out: &mut Vec<u8>, line: &Line<'_>, peer: Peer<'_>) {
-    let source = match (line.message.hostname, peer) {
+    let source = match (line.message.hostname, peer.ip()) {
         (Some(name), _) => {
             line.field(out, b",\"hostname\":", name);
             line.message.hostname_source
         }
-        (None, Peer::Ip(ip)) => {
+        (None, Some(ip)) => {
             // Writing to a Vec cannot fail, and an address needs no escape.
             let _ = write!(out, ",\"hostname\":\"{ip}\"");
             Some(HostSource::Peer)

@@ -53,6 +53,18 @@ fn bytes_that_are_not_utf8_are_kept_exactly() {
 }
 
 #[test]
+fn a_machine_that_has_booted_from_here_says_in_which_session() {
+    let peer = Peer::Booted([192, 0, 2, 1].into(), "525400123456-20261121T120000.000Z");
+    let (_, seen) = records(b"<13>Nov 20 12:55:01 app[1]: text", peer);
+    assert_eq!((&seen[0]["peer"], &seen[0]["hostname"]), (&"192.0.2.1".into(), &"192.0.2.1".into()));
+    assert_eq!(seen[0]["session"], "525400123456-20261121T120000.000Z");
+    let (_, seen) = records(b"<13>Nov 20 12:55:01 app[1]: text", Peer::of(peer.ip(), None));
+    assert_eq!((&seen[0]["peer"], seen[0].get("session")), (&"192.0.2.1".into(), None));
+    let mail = b"Nov 20 12:55:01 mx1 s[1]: a1: to=<a>, delay=00:00:01, pri=1, stat=queued";
+    assert_eq!(records(mail, peer).1[0].get("session"), None, "mail is of no boot");
+}
+
+#[test]
 fn a_host_that_the_message_does_not_name_says_so() {
     let raw = b"<13>Nov 20 12:55:01 app[1]: text";
     for (peer, host, source) in [

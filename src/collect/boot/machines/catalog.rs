@@ -56,7 +56,7 @@ impl Catalog {
     pub(crate) fn open(dir: &Path, networks: &Networks) -> Result<Catalog> {
         let refuse = |problem: String| Error::Config { key: "boot.dir".into(), problem };
         let dir = std::path::absolute(dir).map_err(|error| refuse(format!("{}: {error}", dir.display())))?;
-        let machines = load(&dir, networks, &mut |_| {}).map_err(|mistake| refuse(mistake.to_string()))?;
+        let machines = load(&dir, Some(networks), &mut |_| {}).map_err(|mistake| refuse(mistake.to_string()))?;
         Ok(Catalog { current: Arc::new(RwLock::new(Arc::new(machines))), dir, networks: networks.clone() })
     }
 
@@ -170,14 +170,14 @@ impl Looker {
         let read = if told {
             // Each folder is watched before it is read, so nothing can change unnoticed in between.
             let mut watch = Watch::new(dir, self.changed.clone());
-            let read = load(dir, networks, &mut |folder| watch.add(folder));
+            let read = load(dir, Some(networks), &mut |folder| watch.add(folder));
             if !watch.is_complete() && self.watch.as_ref().is_none_or(Watch::is_complete) {
                 tracing::warn!(dir = %dir.display(), "machine files cannot all be watched, only polled");
             }
             self.watch = Some(watch);
             read
         } else {
-            load(dir, networks, &mut |_| {})
+            load(dir, Some(networks), &mut |_| {})
         };
         match read {
             Ok(machines) => self.good(machines, told),

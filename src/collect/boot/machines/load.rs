@@ -34,7 +34,7 @@ const DEFAULT: &str = "default";
 
 /// A file or folder that is not right, what is wrong with it, and what to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mistake {
+pub(in crate::collect::boot) struct Mistake {
     path: PathBuf,
     problem: String,
 }
@@ -60,16 +60,21 @@ struct Folder {
     ip: Option<Ipv4Addr>,
 }
 
-/// Reads everything below `dir`; a missing folder is no machines. `see` is told of each folder before it is read.
+/// Reads everything below `dir`; a missing folder is no machines. Without `networks` all servers are ours, and whatever
+/// needs to know them is not checked. `see` is told of each folder before it is read.
 ///
 /// # Errors
 /// The first mistake, by the names of the files.
-pub(super) fn load(dir: &Path, networks: &Networks, see: &mut dyn FnMut(&Path)) -> Result<Machines> {
+pub(in crate::collect::boot) fn load(
+    dir: &Path,
+    networks: Option<&Networks>,
+    see: &mut dyn FnMut(&Path),
+) -> Result<Machines> {
     let mut machines = Machines::default();
     let mut taken = Taken::default();
     for folder in folders(dir, networks, see)? {
         let machine = read(&folder)?;
-        check_address(&folder, networks)?;
+        networks.map_or(Ok(()), |networks| check_address(&folder, networks))?;
         taken.take(&folder, &machine)?;
         machines.add(folder.server, machine);
     }
@@ -77,10 +82,11 @@ pub(super) fn load(dir: &Path, networks: &Networks, see: &mut dyn FnMut(&Path)) 
 }
 
 /// The folders of our servers, by name.
-fn folders(dir: &Path, networks: &Networks, see: &mut dyn FnMut(&Path)) -> Result<Vec<Folder>> {
+fn folders(dir: &Path, networks: Option<&Networks>, see: &mut dyn FnMut(&Path)) -> Result<Vec<Folder>> {
     let mut found = Vec::new();
     for (name, path) in subfolders(dir, see)? {
-        let Some(server) = address(&name, &path)?.filter(|server| networks.is_server(*server)) else { continue };
+        let is_ours = |server: &Ipv4Addr| networks.is_none_or(|networks| networks.is_server(*server));
+        let Some(server) = address(&name, &path)?.filter(is_ours) else { continue };
         for (name, path) in subfolders(&path, see)? {
             let ip = match address(&name, &path)? {
                 Some(ip) => Some(ip),

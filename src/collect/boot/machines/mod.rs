@@ -24,7 +24,7 @@
 //! [`load`] reads and checks · [`catalog`] keeps the last good state and reads again what changes.
 
 pub(crate) mod catalog;
-mod load;
+pub(super) mod load;
 mod watch;
 
 use std::collections::HashMap;

@@ -246,7 +246,8 @@ impl Reader<'_> {
                 self.batch.limited(raw);
                 continue;
             }
-            self.batch.add(raw, self.received, peer.map_or(Peer::None, Peer::Ip));
+            let session = peer.and_then(|peer| self.shared.session(peer, self.received));
+            self.batch.add(raw, self.received, Peer::of(peer, session.as_deref()));
         }
         false
     }

@@ -33,6 +33,7 @@ pub mod tls;
 mod udp;
 mod unix;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::metrics::{Dropped, Metrics, Tally, Transport};
 use self::peers::Peers;
+use crate::collect::boot::sessions::{self, Sessions};
 use crate::collect::complaints::Complaints;
 use crate::collect::maillog::postfix::Joins;
 use crate::collect::privacy::Privacy;
@@ -134,15 +136,18 @@ pub fn bind_beside(config: &Config, passed: Vec<Passed>) -> Result<Bound> {
 }
 
 /// Starts one task a socket, inside a Tokio runtime. They end, and drop their [`Submit`], once `stop` is cancelled and
-/// what had arrived is with the pipeline.
+/// what had arrived is with the pipeline. With `boots`, the messages of machines that have booted from here say in which
+/// session.
 ///
 /// # Errors
 /// [`Error::Config`] where the runtime does not take a socket or `registry` has these metrics already.
+#[expect(clippy::too_many_arguments, reason = "each is what one other part gives")]
 pub fn spawn(
     bound: Bound,
     config: &Config,
     node: &str,
     privacy: Option<Privacy>,
+    boots: Option<Arc<Sessions>>,
     submit: Submit,
     registry: &Registry,
     stop: CancellationToken,
@@ -164,6 +169,7 @@ pub fn spawn(
         zone: config.time_zone()?,
         node: node.to_owned(),
         privacy,
+        boots,
         joins,
         folds,
         rules: if config.rule.is_empty() { None } else { Some(Rules::new(&config.rule, registry)?) },
@@ -227,6 +233,8 @@ struct Shared {
     zone: TimeZone,
     node: String,
     privacy: Option<Privacy>,
+    /// Where machines boot from this process too.
+    boots: Option<Arc<Sessions>>,
     /// The lines of one Postfix may come over several sockets and connections.
     joins: Joins,
     rules: Option<Rules>,
@@ -261,6 +269,11 @@ impl Shared {
             tally: Tally::default(),
             message_bytes_max: self.message_bytes_max,
         }
+    }
+
+    /// The boot session that messages of `peer` belong to. Where nothing boots from here this costs nothing.
+    fn session(&self, peer: IpAddr, now: Timestamp) -> Option<sessions::Id> {
+        self.boots.as_ref()?.of_syslog(peer, now)
     }
 
     /// Gives the batch to the pipeline and waits for room, while stopping at most for [`DRAIN_MAX`].

@@ -130,9 +130,10 @@ pub(super) enum From {
 }
 
 impl From {
-    fn peer(&self) -> Peer<'_> {
+    /// `session`: the boot session that it is in.
+    fn peer<'a>(&'a self, session: Option<&'a str>) -> Peer<'a> {
         match self {
-            From::Ip(ip) => Peer::Ip(*ip),
+            From::Ip(ip) => Peer::of(Some(*ip), session),
             From::Text(text) if text.is_empty() => Peer::None,
             From::Text(text) => Peer::Text(text),
         }
@@ -364,9 +365,13 @@ impl<S: Source> Connection<'_, S> {
             self.work = Some(work);
         }
         let received = Timestamp::now();
+        let session = match self.from {
+            From::Ip(ip) => self.shared.session(ip, received),
+            From::Text(_) => None,
+        };
         loop {
             let Some(work) = &mut self.work else { return Ok(()) };
-            match self.intake.split(&mut work.batch, received, self.from.peer(), eof) {
+            match self.intake.split(&mut work.batch, received, self.from.peer(session.as_deref()), eof) {
                 Ok(Split::All) => return Ok(()),
                 Ok(Split::Full) => {
                     self.give().await?;

@@ -4,6 +4,7 @@
 //! wrote before `stop` is in the kernel and nowhere else.
 
 use super::*;
+use crate::collect::boot::sessions::{Stage, testing};
 use greypit_pipeline::codec::Codec;
 use greypit_pipeline::store::{self, Store};
 use greypit_pipeline::{Drained, Health, Parts, Pipeline, batch, spool};
@@ -28,6 +29,10 @@ fn start(config: &Config) -> Live {
 }
 
 fn start_with(config: &Config, spool: spool::Config) -> Live {
+    start_beside(None, config, spool)
+}
+
+fn start_beside(boots: Option<Arc<Sessions>>, config: &Config, spool: spool::Config) -> Live {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::new();
     let store = store::Config { url: dir.path().join("objects").display().to_string(), ..store::Config::default() };
@@ -45,7 +50,7 @@ fn start_with(config: &Config, spool: spool::Config) -> Live {
     let stop = CancellationToken::new();
     let bound = bind(config).unwrap();
     let addresses = bound.addresses();
-    let tasks = spawn(bound, config, "mx1", None, pipeline.submit().clone(), &registry, stop.clone()).unwrap();
+    let tasks = spawn(bound, config, "mx1", None, boots, pipeline.submit().clone(), &registry, stop.clone()).unwrap();
     Live { dir, store, pipeline, registry, stop, tasks, addresses }
 }
 
@@ -81,8 +86,15 @@ impl Live {
         }
     }
 
-    /// Stops; everything that came, sorted.
+    /// Stops; every message that came, sorted.
     async fn finish(self) -> (Vec<String>, Registry) {
+        let (records, registry) = self.finish_with_records().await;
+        let mut found: Vec<_> = records.iter().map(|record| record["message"].as_str().unwrap().to_owned()).collect();
+        found.sort();
+        (found, registry)
+    }
+
+    async fn finish_with_records(self) -> (Vec<serde_json::Value>, Registry) {
         self.stop.cancel();
         for task in self.tasks {
             tokio::time::timeout(LIMIT, task).await.expect("the task ends").unwrap();
@@ -93,11 +105,9 @@ impl Live {
         for object in store.list("").await.unwrap() {
             let bytes = store.get(&object.key).await.unwrap();
             for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-                let record: serde_json::Value = serde_json::from_slice(line).unwrap();
-                found.push(record["message"].as_str().unwrap().to_owned());
+                found.push(serde_json::from_slice(line).unwrap());
             }
         }
-        found.sort();
         drop(self.dir);
         (found, self.registry)
     }
@@ -245,4 +255,32 @@ async fn datagrams_on_a_unix_socket_become_records_and_the_file_goes() {
     let (found, _) = live.finish().await;
     assert_eq!(found.len(), 100, "{found:?}");
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn what_a_machine_logs_that_has_booted_from_here_joins_its_session() {
+    let (sessions, id) = testing::of_one([127, 0, 0, 1].into());
+    let config = only(|c| {
+        c.udp = vec!["127.0.0.1:0".to_owned()];
+        c.tcp = vec!["127.0.0.1:0".to_owned()];
+    });
+    let live = start_beside(Some(sessions.clone()), &config, spool::Config::default());
+    assert_eq!(testing::stage_of_one(&sessions), Stage::Firmware);
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    // Another address has no session.
+    let stranger = std::net::UdpSocket::bind("127.0.0.2:0").unwrap();
+    for socket in [&udp, &stranger] {
+        socket.send_to(lines(0, 1).trim_end().as_bytes(), live.address(0)).unwrap();
+    }
+    let mut tcp = TcpStream::connect(live.address(1)).unwrap();
+    tcp.write_all(lines(1, 2).as_bytes()).unwrap();
+    live.until("greypit_syslog_messages_total", "", 4).await;
+    let (records, _) = live.finish_with_records().await;
+    let mut found: Vec<_> =
+        records.iter().map(|record| (record["peer"].as_str().unwrap(), record.get("session").cloned())).collect();
+    found.sort_by_key(|(peer, _)| *peer);
+    let id = serde_json::Value::from(&*id);
+    let joined = ("127.0.0.1", Some(id));
+    assert_eq!(found, [joined.clone(), joined.clone(), joined, ("127.0.0.2", None)]);
+    assert_eq!(testing::stage_of_one(&sessions), Stage::Syslog);
 }
