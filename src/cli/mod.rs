@@ -15,6 +15,7 @@ mod run;
 mod simulate;
 pub mod top;
 pub mod verify;
+mod wake;
 
 use std::future::Future;
 use std::io;
@@ -68,6 +69,8 @@ enum Command {
     Replay(replay::Replay),
     /// What the greypit would have done to the connections in these mail logs
     Simulate(simulate::Simulate),
+    /// Switch machines on by Wake-on-LAN
+    Wake(wake::Wake),
 }
 
 impl Cli {
@@ -94,6 +97,7 @@ impl Cli {
             Command::Verify(args) => block_on(args.run(store()?)),
             Command::Replay(args) => block_on(args.run(&config()?.config)),
             Command::Simulate(args) => args.run(&config()?.config),
+            Command::Wake(args) => args.run(&config()?),
         })
     }
 }

@@ -46,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{Config, Mode};
 #[doc(hidden)]
 pub use dns::fuzz as fuzz_dns;
+pub(crate) use power::{Waker, control_path};
 
 use self::audit::Audit;
 use self::files::Root;
@@ -137,7 +138,7 @@ pub fn spawn(
     tasks.extend(tftp::spawn(bound.tftp, world.clone(), health, registry, stop.clone())?);
     tasks.extend(http::spawn(bound.http, world.clone(), health, registry, stop.clone())?);
     tasks.extend(dns::spawn(bound.dns, world.clone(), health, registry, stop.clone())?);
-    tasks.extend(power::spawn(world, health, registry, stop)?);
+    tasks.extend(power::spawn(world, data_dir, health, registry, stop)?);
     health.ok("boot");
     Ok(tasks)
 }

@@ -1,65 +1,47 @@
 //! Wake-on-LAN, and machines that are switched on and off by a schedule.
 //!
 //! A machine's `power` file has lines such as `on 07:30 Mon-Fri`, `off 20:30 Mon-Fri`, `on 09:00` (every day), or all of
-//! them in one line with commas: `on 07:30, off 20:30, Mon-Fri`. Times are those of `boot.power.zone`.
+//! them in one line with commas: `on 07:30, off 20:30, Mon-Fri`; see [`schedule`]. Times are those of `boot.power.zone`.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`schedule`] | the `power` file and when its actions are due, pure |
+//! | [`target`] | whom a name, address or MAC means, pure |
+//! | [`wol`] | on: the packet |
+//! | [`off`] | off: a command or a POST |
+//! | [`task`] | carries out, records; what is late |
+//! | [`control`] | the socket of `greypit wake` |
+//! | [`waker`] | `greypit wake` where no daemon runs |
+//!
+//! Promises: every action is one `power` event with its outcome (`done`, `failed`, `refused`, `missed`), by whom (`schedule`,
+//! or the command and its user) and why not. A machine whose `boot` is `off` is not woken. Changed files hold from the next
+//! minute on. An action that fails is said on the board of health (`power`, limited) until one of that machine works. In
+//! `mode = "listen"` schedules rest; `greypit wake` works.
 
+mod config;
+mod control;
+mod metrics;
+mod off;
+mod schedule;
+mod target;
+mod task;
+mod waker;
+mod wol;
+
+use std::path::Path;
 use std::sync::Arc;
 
-use greypit_pipeline::units::Span;
 use greypit_pipeline::{Error, Health, Result};
 use prometheus::Registry;
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::Mode;
 use super::world::World;
-
-/// `[boot.power]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// The time zone of schedules.
-    pub zone: String,
-    /// The command that switches a machine off; empty: none. A template in each word.
-    pub off_command: Vec<String>,
-    /// The URL that switches a machine off, by POST; empty: none. A template.
-    pub off_url: String,
-    /// How long such a command or call may take.
-    pub timeout: Span,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config { zone: "local".into(), off_command: Vec::new(), off_url: String::new(), timeout: Span::seconds(30) }
-    }
-}
-
-impl Config {
-    pub(crate) fn validate(&self) -> Result<()> {
-        let refuse = |key: &str, problem: &str| {
-            Err(Error::Config { key: format!("boot.power.{key}"), problem: problem.to_owned() })
-        };
-        if !self.off_command.is_empty() && !self.off_url.is_empty() {
-            return refuse("off_url", "one of off_command and off_url is enough");
-        }
-        Ok(())
-    }
-}
-
-/// When a machine is switched on and off.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Schedule {}
-
-impl Schedule {
-    /// Reads a `power` file.
-    ///
-    /// # Errors
-    /// What is wrong, for a person.
-    pub(crate) fn parse(text: &str) -> std::result::Result<Schedule, String> {
-        let _ = text;
-        Ok(Schedule {})
-    }
-}
+pub(crate) use config::Config;
+pub(crate) use control::path as control_path;
+pub(crate) use schedule::Schedule;
+pub(crate) use waker::Waker;
 
 /// Carries out the schedules, and what `greypit wake` asks for, until `stop`.
 ///
@@ -67,10 +49,22 @@ impl Schedule {
 /// Where `registry` has these metrics already, or the control socket cannot be made.
 pub(crate) fn spawn(
     world: Arc<World>,
+    data_dir: &Path,
     health: &Health,
     registry: &Registry,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let _ = (world, health, registry, stop);
-    Ok(Vec::new())
+    let folder = data_dir.join("boot");
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| Error::Config { key: "data_dir".into(), problem: format!("{}: {error}", folder.display()) })?;
+    let metrics = metrics::Metrics::new(registry)
+        .map_err(|error| Error::Config { key: "boot.power".into(), problem: error.to_string() })?;
+    let mode = world.config.mode;
+    let listener = control::bind(data_dir)?;
+    let power = Arc::new(task::Power::new(world, metrics, health.clone(), stop)?);
+    let mut tasks = vec![tokio::spawn(control::serve(listener, power.clone()))];
+    if mode != Mode::Listen {
+        tasks.push(tokio::spawn(power.run(folder.join("power"))));
+    }
+    Ok(tasks)
 }
