@@ -1,8 +1,18 @@
 //! DHCPv4 and BOOTP.
 
+mod answer;
+mod book;
+mod bootfile;
+mod class;
 mod config;
+mod event;
 pub(crate) mod leases;
+mod limits;
+mod pool;
+mod serve;
 pub(crate) mod server;
+mod why;
+mod wire;
 
 use std::path::Path;
 use std::sync::Arc;
