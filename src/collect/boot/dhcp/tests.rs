@@ -62,11 +62,17 @@ impl Running {
     /// Asks for the lease to go on, and gives the answer.
     fn renew(&self, xid: u32) -> Message {
         let mut message = Message::default();
-        message.set_opcode(Opcode::BootRequest).set_htype(HType::Eth).set_chaddr(&CARD.0).set_ciaddr(CLIENT).set_xid(xid);
+        message
+            .set_opcode(Opcode::BootRequest)
+            .set_htype(HType::Eth)
+            .set_chaddr(&CARD.0)
+            .set_ciaddr(CLIENT)
+            .set_xid(xid);
         message.opts_mut().insert(DhcpOption::MessageType(MessageType::Request));
         self.client.send(&message.to_vec().unwrap()).unwrap();
         let mut answer = [0; 1500];
         let length = self.client.recv(&mut answer).unwrap();
+        eprintln!("{length} {:x?}", &answer[..length]);
         Message::from_bytes(&answer[..length]).unwrap()
     }
 
@@ -75,7 +81,7 @@ impl Running {
         let family = families.iter().find(|family| family.name() == name).unwrap();
         let metrics = family.get_metric().iter();
         let mut of = metrics.filter(|metric| metric.get_label().iter().all(|pair| pair.value() == label));
-        of.next().map_or(0.0, |metric| metric.get_counter().value() + metric.get_gauge().value())
+        of.next().map_or(0.0, |metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
     }
 
     async fn stop(self) -> Queue {
@@ -92,6 +98,7 @@ async fn a_renewal_is_acknowledged_recorded_and_known_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let running = start(folder.path());
     let answer = running.renew(0x1234);
+    eprintln!("{answer:?}");
     assert_eq!(answer.opts().msg_type(), Some(MessageType::Ack));
     assert_eq!((answer.xid(), answer.yiaddr(), answer.chaddr()), (0x1234, CLIENT, &CARD.0[..]));
     let server = answer.opts().get(OptionCode::ServerIdentifier);
