@@ -102,7 +102,7 @@ pub(crate) fn spawn(
     let metrics = Metrics::new(registry).map_err(|error| refused(error.to_string()))?;
     let board = Arc::new(Board::new(health));
     let (log, leases) = match world.config.mode {
-        Mode::Serve => leases::Log::open(data_dir).map(|(log, leases)| (Some(log), leases))?,
+        Mode::Serve => leases::Log::open(&data_dir.join("boot")).map(|(log, leases)| (Some(log), leases))?,
         // Neither gives addresses.
         Mode::Proxy | Mode::Listen => (None, Vec::new()),
     };
