@@ -61,13 +61,11 @@ impl Delivery {
                 }
             },
         };
-        let record = match unsent {
-            None => record,
-            Some(unsent) => {
-                self.metrics.unsent(unsent);
-                record.text("unsent", unsent.name())
-            }
-        };
-        self.world.audit.record(record);
+        if let Some(unsent) = unsent {
+            self.metrics.unsent(unsent);
+        }
+        if let Some(record) = record {
+            self.world.audit.record(record.known("unsent", unsent.map(Unsent::name)));
+        }
     }
 }

@@ -363,7 +363,9 @@ impl Listener {
                 },
                 Presence::Renumbered => {
                     let addr = sockets.interface.addr;
-                    Some(format!("{name} has no longer {addr}, which clients know: give it back, or restart greypit"))
+                    Some(format!(
+                        "{name} no longer has {addr}, which clients know as the server: give it back, or restart greypit"
+                    ))
                 }
                 Presence::Down => Some(format!("{name} is down")),
                 Presence::Gone => Some(format!("{name} is gone")),

@@ -8,19 +8,29 @@
 //! | [`listen`] | the thread that owns the server |
 //! | [`writer`], [`leases`] | the thread that makes leases durable |
 
+mod answer;
 mod arp;
 mod board;
+mod book;
+mod bootfile;
 mod capture;
+mod class;
 mod config;
 mod deliver;
+mod event;
 mod foreign;
 pub(crate) mod leases;
+mod limits;
 mod listen;
 mod metrics;
 pub mod packet;
+mod pool;
 mod read;
+mod serve;
 pub(crate) mod server;
 mod sockets;
+mod why;
+mod wire;
 mod writer;
 
 use std::io;
@@ -92,7 +102,7 @@ pub(crate) fn spawn(
     let metrics = Metrics::new(registry).map_err(|error| refused(error.to_string()))?;
     let board = Arc::new(Board::new(health));
     let (log, leases) = match world.config.mode {
-        Mode::Serve => leases::Log::open(data_dir).map(|(log, leases)| (Some(log), leases))?,
+        Mode::Serve => leases::Log::open(&data_dir.join("boot")).map(|(log, leases)| (Some(log), leases))?,
         // Neither gives addresses.
         Mode::Proxy | Mode::Listen => (None, Vec::new()),
     };
@@ -157,3 +167,6 @@ fn write_leases(
     let thread = thread::Builder::new().name("dhcp-leases".to_owned()).spawn(move || writer.run())?;
     Ok((queue, thread))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! The threads together, over loopback: no root, so from ports of the kernel's choice and without packet sockets.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::Duration;
+
+use dhcproto::v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode};
+use dhcproto::{Decodable, Encodable};
+use greypit_pipeline::submit::testing::{Queue, queue};
+
+use super::*;
+use crate::collect::boot::audit::Audit;
+use crate::collect::boot::files::Root;
+use crate::collect::boot::mac::Mac;
+use crate::collect::boot::machines::catalog::Catalog;
+use crate::collect::boot::machines::{Machine, Machines};
+use crate::collect::boot::net::Networks;
+use crate::collect::boot::sessions::Sessions;
+
+const WAIT: Duration = Duration::from_secs(10);
+
+/// The machine's address; loopback has all of 127/8.
+const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
+const CARD: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+
+/// A running server, and a client with an address.
+struct Running {
+    tasks: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+    registry: Registry,
+    events: Queue,
+    /// Sends to the server's port.
+    client: UdpSocket,
+}
+
+fn start(data_dir: &Path) -> Running {
+    let client = UdpSocket::bind((CLIENT, 0)).unwrap();
+    client.set_read_timeout(Some(WAIT)).unwrap();
+    let sockets = Sockets::on_loopback(client.local_addr().unwrap().port());
+    let server = sockets.server.as_ref().unwrap().local_addr().unwrap().as_socket().unwrap();
+    client.connect(server).unwrap();
+
+    let registry = Registry::new();
+    let (submit, events) = queue(1 << 20);
+    let config = super::super::Config::default();
+    let mut machines = Machines::default();
+    let machine = Machine { hostname: "m1".to_owned(), ip: Some(CLIENT), macs: vec![CARD], ..Machine::default() };
+    machines.add(Ipv4Addr::LOCALHOST, machine);
+    let world = Arc::new(World {
+        networks: Networks::new(&config, vec![sockets.interface.clone()]).unwrap(),
+        config,
+        machines: Catalog::of(machines),
+        sessions: Arc::new(Sessions::new(Duration::from_secs(1800))),
+        root: Root::open(data_dir).unwrap(),
+        audit: Audit::new(submit, &registry).unwrap(),
+    });
+    let (bound, stop) = (Bound { sockets: vec![sockets] }, CancellationToken::new());
+    let tasks = spawn(bound, world, data_dir, &Health::new(), &registry, stop.clone()).unwrap();
+    Running { tasks, stop, registry, events, client }
+}
+
+impl Running {
+    /// Asks for the lease to go on, and gives the answer.
+    fn renew(&self, xid: u32) -> Message {
+        let mut message = Message::default();
+        message
+            .set_opcode(Opcode::BootRequest)
+            .set_htype(HType::Eth)
+            .set_chaddr(&CARD.0)
+            .set_ciaddr(CLIENT)
+            .set_xid(xid);
+        message.opts_mut().insert(DhcpOption::MessageType(MessageType::Request));
+        self.client.send(&message.to_vec().unwrap()).unwrap();
+        let mut answer = [0; 1500];
+        let length = self.client.recv(&mut answer).unwrap();
+        eprintln!("{length} {:x?}", &answer[..length]);
+        Message::from_bytes(&answer[..length]).unwrap()
+    }
+
+    fn counted(&self, name: &str, label: &str) -> f64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).unwrap();
+        let metrics = family.get_metric().iter();
+        let mut of = metrics.filter(|metric| metric.get_label().iter().all(|pair| pair.value() == label));
+        of.next().map_or(0.0, |metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
+    }
+
+    async fn stop(self) -> Queue {
+        self.stop.cancel();
+        for task in self.tasks {
+            tokio::time::timeout(WAIT, task).await.unwrap().unwrap();
+        }
+        self.events
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_is_acknowledged_recorded_and_known_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(folder.path());
+    let answer = running.renew(0x1234);
+    eprintln!("{answer:?}");
+    assert_eq!(answer.opts().msg_type(), Some(MessageType::Ack));
+    assert_eq!((answer.xid(), answer.yiaddr(), answer.chaddr()), (0x1234, CLIENT, &CARD.0[..]));
+    let server = answer.opts().get(OptionCode::ServerIdentifier);
+    assert_eq!(server, Some(&DhcpOption::ServerIdentifier(Ipv4Addr::LOCALHOST)));
+
+    let registry = running.registry.clone();
+    running.client.send(b"no DHCP at all").unwrap();
+    assert_eq!(running.renew(0x1235).xid(), 0x1235);
+    assert_eq!(running.counted("greypit_dhcp_messages_total", "request"), 2.0);
+    assert_eq!(running.counted("greypit_dhcp_messages_total", "malformed"), 1.0);
+    let events = running.stop().await;
+    let commits = registry.gather();
+    let commits = commits.iter().find(|family| family.name() == "greypit_dhcp_commit_seconds").unwrap();
+    assert_eq!(commits.get_metric()[0].get_histogram().get_sample_count(), 2);
+    let mut decisions = Vec::new();
+    while let Some(group) = events.next(Duration::ZERO) {
+        for (kind, body) in group.iter() {
+            assert_eq!(kind.as_str(), "dhcp");
+            let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+            decisions.push((body["message"].to_string(), body.get("unsent").cloned()));
+        }
+    }
+    assert_eq!(decisions.len(), 3, "{decisions:?}");
+    assert!(decisions.iter().all(|(_, unsent)| unsent.is_none()), "{decisions:?}");
+
+    let again = start(folder.path());
+    // The gauges are set at once, and the answer comes after that.
+    assert_eq!(again.renew(0x1236).yiaddr(), CLIENT);
+    assert_eq!(again.counted("greypit_dhcp_addresses", "leased"), 1.0);
+    again.stop().await;
+}
