@@ -65,9 +65,11 @@ impl Delivery {
             None => record,
             Some(unsent) => {
                 self.metrics.unsent(unsent);
-                record.text("unsent", unsent.name())
+                record.map(|record| record.text("unsent", unsent.name()))
             }
         };
-        self.world.audit.record(record);
+        if let Some(record) = record {
+            self.world.audit.record(record);
+        }
     }
 }

@@ -8,19 +8,29 @@
 //! | [`listen`] | the thread that owns the server |
 //! | [`writer`], [`leases`] | the thread that makes leases durable |
 
+mod answer;
 mod arp;
 mod board;
+mod book;
+mod bootfile;
 mod capture;
+mod class;
 mod config;
 mod deliver;
+mod event;
 mod foreign;
 pub(crate) mod leases;
+mod limits;
 mod listen;
 mod metrics;
 pub mod packet;
+mod pool;
 mod read;
+mod serve;
 pub(crate) mod server;
 mod sockets;
+mod why;
+mod wire;
 mod writer;
 
 use std::io;

@@ -1,17 +1,36 @@
 //! What is answered to a DHCP or BOOTP packet, and why: pure, one owner, no sockets and no clock.
+//!
+//! Here: what holds for every packet; what each message gets is in [`super::serve`].
+//!
+//! A packet that is not understood, is of a card that sends too many, comes from a relay that is none, or is of a machine
+//! that may not boot gets no answer. The others get one at once, or none: nothing here waits.
+//!
+//! A relay is believed when its packet comes from port 67 of an address in one of our networks and its own address
+//! (giaddr) is in one of them too and not ours: so an answer never leaves the networks that are configured.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::answer::{self, Draft, Kind, Times};
+use super::book::{Book, Client};
+use super::bootfile::{Boot, Ways};
+use super::class::Class;
+use super::event;
 use super::leases::Change;
+use super::limits::Limits;
+use super::pool::Pool;
+use super::why::Why;
+use super::wire::{Malformed, Message, Request};
 use crate::collect::boot::audit::{self, Record};
-use crate::collect::boot::config::Config;
+use crate::collect::boot::config::{Config, Mode};
 use crate::collect::boot::mac::Mac;
 use crate::collect::boot::machines::catalog::Catalog;
-use crate::collect::boot::net::Networks;
-use crate::collect::boot::sessions::Sessions;
+use crate::collect::boot::machines::{Machine, Machines};
+use crate::collect::boot::net::{Network, Networks};
+use crate::collect::boot::policy::{self, Verdict};
+use crate::collect::boot::sessions::{Sessions, Who};
 
 /// Where a packet came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +88,12 @@ pub(crate) struct Outcome {
     /// An address that was offered for the first time: ask by ARP whether somebody uses it, and say so by
     /// [`Server::conflict`].
     pub(crate) probe: Option<Ipv4Addr>,
-    pub(crate) record: Record,
+    /// None for what is beyond a card's limit.
+    pub(crate) record: Option<Record>,
     pub(crate) counted: Counted,
 }
 
-/// How many addresses of the pools are in which state.
+/// How many addresses are in which state; what is free is of the pools, the others are the machines' too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Levels {
     pub(crate) free: usize,
@@ -82,10 +102,75 @@ pub(crate) struct Levels {
     pub(crate) quarantined: usize,
 }
 
+/// How many relays a packet may have passed (RFC 1542 section 4.1.1).
+const HOPS_MAX: u8 = 16;
+
 /// The server of all networks, in each of the three modes.
 #[derive(Debug)]
 pub(crate) struct Server {
-    networks: Networks,
+    pub(super) mode: Mode,
+    /// `boot.dhcp.lease` in seconds.
+    pub(super) lease_s: u32,
+    /// `boot.dhcp.decline` in seconds.
+    pub(super) decline_s: i64,
+    /// Whether this server answers DNS.
+    answers_dns: bool,
+    pub(super) ways: Ways,
+    pub(super) networks: Networks,
+    catalog: Catalog,
+    /// The files that `book` knows of.
+    machines: Arc<Machines>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) book: Book,
+    limits: Limits,
+}
+
+/// A packet that is to be answered, with what is known of who sent it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) request: &'a Request<'a>,
+    pub(super) class: Class,
+    pub(super) arrival: &'a Arrival,
+    /// Which of [`Networks::networks`].
+    pub(super) network: usize,
+    pub(super) now_s: i64,
+}
+
+/// What is done.
+#[derive(Debug)]
+pub(super) struct Decision {
+    pub(super) why: Why,
+    pub(super) reply: Option<Reply>,
+    pub(super) change: Option<Change>,
+    pub(super) probe: Option<Ipv4Addr>,
+    pub(super) foreign: Option<Ipv4Addr>,
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) kind: Kind,
+    pub(super) yiaddr: Ipv4Addr,
+    pub(super) times: Option<Times>,
+    /// Whether it says more than the boot file.
+    pub(super) configures: bool,
+    pub(super) boot: Result<Boot, Why>,
+    pub(super) to: Destination,
+}
+
+impl Decision {
+    /// No answer.
+    pub(super) fn silent(why: Why) -> Decision {
+        Decision { why, reply: None, change: None, probe: None, foreign: None }
+    }
+
+    pub(super) fn answered(why: Why, reply: Reply) -> Decision {
+        Decision { reply: Some(reply), ..Decision::silent(why) }
+    }
+
+    pub(super) fn with(self, change: Change) -> Decision {
+        Decision { change: Some(change), ..self }
+    }
 }
 
 impl Server {
@@ -98,31 +183,271 @@ impl Server {
         leases: Vec<Change>,
         now: Timestamp,
     ) -> Server {
-        let _ = (config, machines, sessions, leases, now);
-        Server { networks }
+        let mut book = Book::new(networks.networks.iter().map(|network| Pool::new(&network.pools)).collect());
+        for change in &leases {
+            book.restore(change);
+            if let Change::Leased(lease) = change {
+                sessions.address(lease.mac, lease.ip);
+            }
+        }
+        book.expire(now.as_second());
+        let current = machines.current();
+        let mut server = Server {
+            mode: config.mode,
+            lease_s: u32::try_from(config.dhcp.lease.0.as_secs()).unwrap_or(u32::MAX),
+            decline_s: i64::try_from(config.dhcp.decline.0.as_secs()).unwrap_or(i64::MAX),
+            answers_dns: config.dns.port != 0 && config.mode == Mode::Serve,
+            ways: Ways { tftp: config.tftp.port != 0, http_port: config.http.port, loader: config.dhcp.loader.clone() },
+            networks,
+            catalog: machines,
+            machines: current,
+            sessions,
+            book,
+            limits: Limits::new(config.dhcp.max_rate_per_client),
+        };
+        server.bar();
+        server
     }
 
     /// What a packet leads to: any bytes.
     pub(crate) fn handle(&mut self, packet: &[u8], arrival: &Arrival, now: Timestamp) -> Outcome {
-        let _ = (packet, arrival);
-        let counted = Counted { message: "malformed", answer: "none", why: "short", foreign: None };
-        Outcome { answer: None, lease: None, probe: None, record: Record::new(audit::DHCP, now), counted }
+        let request = match Request::parse(packet) {
+            Ok(request) => request,
+            Err(malformed) => return self.malformed(packet, malformed, arrival, now),
+        };
+        if !self.limits.allow(request.mac, now.as_second()) {
+            let counted =
+                Counted { message: request.message.name(), answer: "none", why: Why::TooMany.name(), foreign: None };
+            return Outcome { answer: None, lease: None, probe: None, record: None, counted };
+        }
+        self.tick(now);
+        let class = Class::of(&request);
+        let (network, machine, decision) = match self.network_of(&request, arrival) {
+            Err(why) => (None, None, Decision::silent(why)),
+            Ok(network) => {
+                let server = self.networks.networks[network].server;
+                let verdict = policy::judge(&self.machines, server, Some(request.mac), None);
+                let asked = Asked { request: &request, class, arrival, network, now_s: now.as_second() };
+                let decision = self.decide(asked, &verdict);
+                (Some(network), verdict.machine().cloned(), decision)
+            }
+        };
+        self.outcome(&request, class, arrival, network, machine.as_deref(), decision, now)
     }
 
     /// `by` answers ARP for `ip`: where it is not the one to whom the address was given, the address is left alone for
-    /// `boot.dhcp.decline`. `None` where all is well.
+    /// `boot.dhcp.decline`. `None` where all is well. An address that was acknowledged meanwhile stays its client's: it
+    /// has asked by itself, and declines.
     pub(crate) fn conflict(&mut self, ip: Ipv4Addr, by: Mac, now: Timestamp) -> Option<Outcome> {
-        let _ = (ip, by, now);
-        None
+        let (holder, network) = (self.book.holder(ip)?, self.networks.of(ip)?);
+        let machine = self.machines.by_mac(network.server, holder);
+        if by == holder || machine.is_some_and(|machine| machine.macs.contains(&by)) {
+            return None;
+        }
+        let mut lease = None;
+        if self.book.is_offered(ip) {
+            let until_s = now.as_second().saturating_add(self.decline_s);
+            self.book.quarantine(ip, until_s);
+            lease = Some(Change::Quarantined(ip, until_s));
+        }
+        let who = Who { mac: Some(holder), ip: Some(ip) };
+        self.sessions.failed(who, Why::Conflict.name(), now);
+        let record = Record::new(audit::DHCP, now)
+            .known("session", self.sessions.of(who, now))
+            .known("machine", machine.map(|machine| &machine.hostname).filter(|name| !name.is_empty()))
+            .text("mac", holder)
+            .text("addr", ip)
+            .text("message", "conflict")
+            .text("by", by)
+            .text("decision", if lease.is_some() { "quarantine" } else { "none" })
+            .text("why", Why::Conflict.name());
+        let counted = Counted { message: "conflict", answer: "none", why: Why::Conflict.name(), foreign: None };
+        Some(Outcome { answer: None, lease, probe: None, record: Some(record), counted })
     }
 
-    /// Lets what has ended end. To be called every second.
+    /// Lets what has ended end, and takes changed files. To be called every second; each packet does so too.
     pub(crate) fn tick(&mut self, now: Timestamp) {
-        let _ = now;
+        let current = self.catalog.current();
+        if !Arc::ptr_eq(&current, &self.machines) {
+            self.machines = current;
+            self.bar();
+        }
+        self.book.expire(now.as_second());
     }
 
     /// For the gauges and for alarms on pools that have no free address.
     pub(crate) fn levels(&self) -> Levels {
-        Levels::default()
+        self.book.levels()
+    }
+
+    /// Addresses that are somebody's are never given out of a pool.
+    fn bar(&mut self) {
+        let mut barred: Vec<_> = self.machines.iter().filter_map(|(_, machine)| machine.ip).collect();
+        barred.extend(self.networks.interfaces.iter().map(|interface| interface.addr));
+        for network in &self.networks.networks {
+            barred.extend(&network.router);
+            barred.extend(&network.dns);
+            barred.extend([network.subnet.network(), network.subnet.broadcast()]);
+        }
+        self.book.bar(&barred);
+    }
+
+    /// The network that a packet is from.
+    fn network_of(&self, request: &Request<'_>, arrival: &Arrival) -> Result<usize, Why> {
+        let all = &self.networks.networks;
+        let of = |ip: Ipv4Addr| all.iter().position(|network| network.subnet.contains(&ip));
+        let on_link = || all.iter().position(|network| network.interface == Some(arrival.interface));
+        if request.is_reply || request.giaddr.is_unspecified() {
+            // Through a router, from a client that has its address.
+            let renews = !request.is_reply && request.ciaddr == *arrival.source.ip();
+            let routed = if renews { of(request.ciaddr) } else { None };
+            return routed.or_else(on_link).ok_or(Why::NoNetwork);
+        }
+        let is_relay = arrival.source.port() == 67
+            && of(*arrival.source.ip()).is_some()
+            && of(request.giaddr).is_some()
+            && !self.networks.is_server(request.giaddr)
+            && request.hops <= HOPS_MAX;
+        if !is_relay {
+            return Err(Why::Relay);
+        }
+        of(request.link_selection().unwrap_or(request.giaddr)).ok_or(Why::NoNetwork)
+    }
+
+    fn decide(&mut self, asked: Asked<'_>, verdict: &Verdict) -> Decision {
+        if asked.request.is_reply {
+            return self.others_reply(asked);
+        }
+        if self.mode != Mode::Serve {
+            self.learn(asked.request);
+        }
+        let (machine, why) = match verdict {
+            _ if self.mode == Mode::Listen => return Decision::silent(Why::Listening),
+            Verdict::Refused(why) => return Decision::silent(Why::Refused(*why)),
+            Verdict::Known(machine) => (machine, Why::Known),
+            Verdict::Default(machine) => (machine, Why::Default),
+        };
+        match (asked.arrival.port, self.mode) {
+            (4011, _) => self.boot_server(asked, machine, why),
+            (_, Mode::Proxy) => self.beside(asked, machine, why),
+            _ => self.serve(asked, machine, why),
+        }
+    }
+
+    /// What other servers tell.
+    fn others_reply(&mut self, asked: Asked<'_>) -> Decision {
+        let Asked { request, arrival, .. } = asked;
+        let server = request.server_id.unwrap_or(*arrival.source.ip());
+        if self.networks.is_server(server) {
+            return Decision::silent(Why::OurOwn);
+        }
+        if self.mode != Mode::Serve && request.message == Message::Ack && self.networks.of(request.yiaddr).is_some() {
+            self.sessions.address(request.mac, request.yiaddr);
+        }
+        let foreign = (self.mode == Mode::Serve).then_some(server);
+        Decision { foreign, ..Decision::silent(Why::Foreign) }
+    }
+
+    /// Where another server gives the addresses, what clients ask for tells who has which.
+    fn learn(&self, request: &Request<'_>) {
+        let named = request.requested.or(Some(request.ciaddr)).filter(|ip| self.networks.of(*ip).is_some());
+        if let (Message::Request, Some(ip)) = (request.message, named) {
+            self.sessions.address(request.mac, ip);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a fact of its own")]
+    fn outcome(
+        &self,
+        request: &Request<'_>,
+        class: Class,
+        arrival: &Arrival,
+        network: Option<usize>,
+        machine: Option<&Machine>,
+        decision: Decision,
+        now: Timestamp,
+    ) -> Outcome {
+        let Decision { why, reply, change, probe, foreign } = decision;
+        let some = |ip: Ipv4Addr| (!ip.is_unspecified()).then_some(ip);
+        let addr = reply.as_ref().and_then(|reply| some(reply.yiaddr)).or(some(request.ciaddr));
+        let who = Who { mac: Some(request.mac), ip: addr };
+        let session = match request.message {
+            Message::Discover | Message::Request | Message::Inform | Message::Bootp if !request.is_reply => {
+                self.sessions.step(who, class.stage(), now)
+            }
+            _ => self.sessions.of(who, now),
+        };
+        let no_file = reply.as_ref().and_then(|reply| reply.boot.as_ref().err()).filter(|_| class.is_booting());
+        if let Some(why) = [Some(&why), no_file].into_iter().flatten().find(|why| why.is_failure()) {
+            self.sessions.failed(who, why.name(), now);
+        }
+        let name = machine.map(|machine| machine.hostname.as_str()).filter(|name| !name.is_empty());
+        let kind = reply.as_ref().map_or("none", |reply| reply.kind.name());
+        let mut record = event::packet(request, arrival, session.as_deref(), name, addr, now).text("decision", kind);
+        if let Some(reply) = &reply {
+            record = record.known("answer_addr", some(reply.yiaddr));
+            record = match &reply.boot {
+                Ok(boot) => record.text("file", &boot.name),
+                Err(_) => record.known("no_file", no_file.map(|why| why.name())),
+            };
+            if let Some(times) = reply.times {
+                record = record.number("lease_s", times.lease_s.into());
+            }
+        }
+        let answer = reply.zip(network).map(|(reply, network)| {
+            let network = &self.networks.networks[network];
+            Answer {
+                bytes: self.encode(request, network, machine, why, &reply),
+                to: reply.to,
+                interface: arrival.interface,
+            }
+        });
+        let counted = Counted { message: request.message.name(), answer: kind, why: why.name(), foreign };
+        Outcome { answer, lease: change, probe, record: Some(record.text("why", why.name())), counted }
+    }
+
+    fn encode(
+        &self,
+        request: &Request<'_>,
+        network: &Network,
+        machine: Option<&Machine>,
+        why: Why,
+        reply: &Reply,
+    ) -> Vec<u8> {
+        let draft = Draft {
+            kind: reply.kind,
+            server: network.server,
+            yiaddr: reply.yiaddr,
+            times: reply.times,
+            network: reply.configures.then_some(network),
+            dns: self.answers_dns.then_some(network.server),
+            hostname: machine.map_or("", |machine| &machine.hostname),
+            boot: reply.boot.as_ref().ok(),
+            alone: self.mode == Mode::Serve,
+            text: if reply.kind == Kind::Nak { why.name() } else { "" },
+        };
+        answer::encode(request, &draft)
+    }
+
+    fn malformed(&self, packet: &[u8], malformed: Malformed, arrival: &Arrival, now: Timestamp) -> Outcome {
+        let why = Why::Malformed(malformed);
+        let record = Record::new(audit::DHCP, now)
+            .text("source", arrival.source)
+            .text("message", "malformed")
+            .text("direction", "in")
+            .number("bytes", packet.len() as u64)
+            .text("decision", "none")
+            .text("why", why.name())
+            .text("problem", malformed);
+        let counted = Counted { message: "malformed", answer: "none", why: why.name(), foreign: None };
+        Outcome { answer: None, lease: None, probe: None, record: Some(record), counted }
+    }
+
+    /// Who asks, for the book.
+    pub(super) fn client<'a>(request: &'a Request<'_>, class: Class, machine: &'a Machine) -> Client<'a> {
+        let id = request.client_id().unwrap_or_default();
+        let is_card = id.split_first().is_some_and(|(kind, rest)| *kind == request.htype && rest == request.mac.0);
+        let id = if is_card { &[] } else { id };
+        Client { mac: request.mac, id, booting: class.is_booting(), macs: &machine.macs }
     }
 }

@@ -40,7 +40,8 @@ pub(super) struct Job {
 pub(super) struct Reply {
     /// None for RELEASE and DECLINE.
     pub(super) answer: Option<Answer>,
-    pub(super) record: Record,
+    /// None for what is beyond a card's limit.
+    pub(super) record: Option<Record>,
     pub(super) counted: Counted,
     /// When the request was read.
     pub(super) received: Instant,
@@ -194,7 +195,7 @@ mod tests {
         let answer = Answer { bytes: n.to_be_bytes().to_vec(), to: Destination::Broadcast, interface: 0 };
         let counted = Counted { message: "request", answer: "ack", why: "lease", foreign: None };
         let record = audit::Record::new(audit::DHCP, Timestamp::UNIX_EPOCH);
-        let reply = Reply { answer: Some(answer), record, counted, received: Instant::now() };
+        let reply = Reply { answer: Some(answer), record: Some(record), counted, received: Instant::now() };
         Job { change: Change::Freed(ip(n)), reply }
     }
 
