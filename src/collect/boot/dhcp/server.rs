@@ -18,7 +18,7 @@ use super::book::{Book, Client};
 use super::bootfile::{Boot, Ways};
 use super::class::Class;
 use super::event;
-use super::leases::Change;
+use super::leases::{Change, ID_BYTES_MAX};
 use super::limits::Limits;
 use super::pool::Pool;
 use super::why::Why;
@@ -447,7 +447,7 @@ impl Server {
     pub(super) fn client<'a>(request: &'a Request<'_>, class: Class, machine: &'a Machine) -> Client<'a> {
         let id = request.client_id().unwrap_or_default();
         let is_card = id.split_first().is_some_and(|(kind, rest)| *kind == request.htype && rest == request.mac.0);
-        let id = if is_card { &[] } else { id };
+        let id = if is_card { &[] } else { &id[..id.len().min(ID_BYTES_MAX)] };
         Client { mac: request.mac, id, booting: class.is_booting(), macs: &machine.macs }
     }
 }
