@@ -226,6 +226,7 @@ pub(crate) mod testing {
             sessions: Arc::new(Sessions::new(Duration::from_secs(600))),
             root: Root::open(root).unwrap(),
             audit: Audit::new(submit, &registry).unwrap(),
+            names: Names::default(),
             config,
         };
         (world, queue, registry)

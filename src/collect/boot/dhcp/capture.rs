@@ -2,15 +2,15 @@
 //!
 //! | mode | what is taken | why |
 //! |---|---|---|
-//! | serve | to port 68, not what leaves here | another server that answers on our network is noticed |
+//! | serve | to port 68, but not what leaves here | another server that answers on our network is noticed |
 //! | proxy | to ports 67 and 68 | requests, without holding port 67, so that another server may have it, on this machine too; and the other server's ACKs, which say who has which address |
 //! | listen | to ports 67, 68 and 4011 | to record it |
 //!
 //! The kernel drops the rest (a classic BPF program, [`filter`]). Packets of a VLAN on top of the interface are seen by
 //! its packet sockets too and are not its own; they are left alone.
 //!
-//! A switch passes on what is broadcast. What it sends to others is seen only on a mirror port, with
-//! `boot.dhcp.promiscuous`.
+//! A switch passes on what is broadcast. What it sends to others, as most servers' answers, is seen only on a mirror
+//! port, with `boot.dhcp.promiscuous`. Another server is noticed all the same once a client asks it, which is broadcast.
 
 use std::net::Ipv4Addr;
 
@@ -27,8 +27,21 @@ use super::{BOOT_PORT, CLIENT_PORT, SERVER_PORT};
 const OUTGOING: u8 = 4;
 const OTHER_HOST: u8 = 3;
 
-/// Where BPF gives the packet's type: `SKF_AD_OFF + SKF_AD_PKTTYPE`.
-const PACKET_TYPE: u32 = (-0x1000_i32 + 4) as u32;
+/// Where BPF gives the Ethernet type and the VLAN: `SKF_AD_OFF + SKF_AD_PROTOCOL` and `SKF_AD_VLAN_TAG`.
+const ETHERNET_TYPE: u32 = -0x1000_i32 as u32;
+const VLAN_TAG: u32 = (-0x1000_i32 + 44) as u32;
+
+/// Of IPv4, and `ETH_P_ALL`.
+const IPV4: u16 = 0x0800;
+const ALL: u16 = 0x0003;
+
+/// What a packet socket is bound to: only with all Ethernet types it sees what leaves here.
+pub(super) fn ethernet_type(mode: Mode) -> u16 {
+    match mode {
+        Mode::Serve => IPV4,
+        Mode::Proxy | Mode::Listen => ALL,
+    }
+}
 
 /// The ports to which packets go that a mode takes.
 fn ports(mode: Mode) -> &'static [u16] {
@@ -39,34 +52,48 @@ fn ports(mode: Mode) -> &'static [u16] {
     }
 }
 
-/// Lets through what the mode takes: UDP to its ports, and no later fragments, which have none.
-pub(super) fn filter(mode: Mode) -> Vec<SockFilter> {
-    const LOAD_WORD: u16 = 0x20;
-    const LOAD_HALF: u16 = 0x28;
-    const LOAD_BYTE: u16 = 0x30;
-    /// `x = 4 * (packet[k] & 15)`: the length of the IP header.
-    const HEADER_LENGTH: u16 = 0xb1;
-    const LOAD_HALF_AT_X: u16 = 0x48;
-    const JUMP_EQUAL: u16 = 0x15;
-    const JUMP_SET: u16 = 0x45;
-    const RETURN: u16 = 0x06;
+const LOAD_WORD: u16 = 0x20;
+const LOAD_HALF: u16 = 0x28;
+const LOAD_BYTE: u16 = 0x30;
+/// `x = 4 * (packet[k] & 15)`: the length of the IP header.
+const LOAD_HEADER_LENGTH: u16 = 0xb1;
+const LOAD_HALF_AT_X: u16 = 0x48;
+const AND: u16 = 0x54;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_SET: u16 = 0x45;
+const RETURN: u16 = 0x06;
 
+/// Lets through what the mode takes.
+pub(super) fn filter(mode: Mode) -> Vec<SockFilter> {
+    let mut program = Vec::new();
+    if ethernet_type(mode) == ALL {
+        program.extend([
+            SockFilter::new(LOAD_WORD, 0, 0, ETHERNET_TYPE),
+            SockFilter::new(JUMP_EQUAL, 0, 3, u32::from(IPV4)),
+            SockFilter::new(LOAD_WORD, 0, 0, VLAN_TAG),
+            // Without the priority: VLAN 0 is none.
+            SockFilter::new(AND, 0, 0, 0xfff),
+            SockFilter::new(JUMP_EQUAL, 1, 0, 0),
+            SockFilter::new(RETURN, 0, 0, 0),
+        ]);
+    }
+    program.extend(filter_ipv4(mode));
+    program
+}
+
+/// UDP to the mode's ports, and no later fragments, which have none.
+fn filter_ipv4(mode: Mode) -> Vec<SockFilter> {
     let ports = ports(mode);
     // How many instructions there are until the last, which refuses: those of the ports, and the one that accepts.
     let after = |instructions: usize| (instructions + ports.len() + 1) as u8;
-    let mut program = Vec::new();
-    if mode == Mode::Serve {
-        program.push(SockFilter::new(LOAD_WORD, 0, 0, PACKET_TYPE));
-        program.push(SockFilter::new(JUMP_EQUAL, after(6), 0, u32::from(OUTGOING)));
-    }
-    program.extend([
+    let mut program = vec![
         SockFilter::new(LOAD_BYTE, 0, 0, 9),
         SockFilter::new(JUMP_EQUAL, 0, after(4), 17),
         SockFilter::new(LOAD_HALF, 0, 0, 6),
         SockFilter::new(JUMP_SET, after(2), 0, 0x1fff),
-        SockFilter::new(HEADER_LENGTH, 0, 0, 0),
+        SockFilter::new(LOAD_HEADER_LENGTH, 0, 0, 0),
         SockFilter::new(LOAD_HALF_AT_X, 0, 0, 2),
-    ]);
+    ];
     for (i, port) in ports.iter().enumerate() {
         let last = i + 1 == ports.len();
         program.push(SockFilter::new(JUMP_EQUAL, (ports.len() - 1 - i) as u8, u8::from(last), u32::from(*port)));
@@ -193,8 +220,8 @@ mod tests {
         assert!(!taken(&packet([255; 4], 67, b""), &Link { kind: OTHER_HOST, ..LINK }));
     }
 
-    /// The kernel runs the filter on what two sockets of this process send each other: a UDP socket with a filter sees
-    /// its UDP header first, so the same program is given packets as payloads of a unix socket.
+    /// The kernel runs the filter on what two sockets of this process send each other. A UDP socket's filter sees the UDP
+    /// header first, so packets are payloads of a unix socket here, which have no Ethernet type.
     #[test]
     fn the_kernel_takes_the_filter_and_lets_through_what_a_mode_wants() {
         for (mode, wanted) in [(Mode::Serve, &[68][..]), (Mode::Proxy, &[67, 68]), (Mode::Listen, &[67, 68, 4011])] {
@@ -202,6 +229,7 @@ mod tests {
             receiver.set_nonblocking(true).unwrap();
             let mut receiver = socket2::Socket::from(receiver);
             receiver.attach_filter(&filter(mode)).unwrap();
+            receiver.attach_filter(&filter_ipv4(mode)).unwrap();
             let mut passes = |packet: &[u8]| {
                 // A packet that the filter refuses is an error for the sender or vanishes; either way nothing arrives.
                 let _ = sender.send(packet);

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `greypit_dhcp_messages_total` | `message` | what came, by DHCP's names; `bootp`, `malformed` |
 //! | `greypit_dhcp_answers_total` | `answer` | what was sent |
-//! | `greypit_dhcp_refused_total` | `why` | what got no answer, by the `why` of its event |
+//! | `greypit_dhcp_unanswered_total` | `why` | what got no answer, by the `why` of its event |
 //! | `greypit_dhcp_unsent_total` | `reason` | answers that were made and not sent: the lease was not written, its queue was full, the kernel did not take it |
 //! | `greypit_dhcp_dropped_total` | `reason` | what was not read: the kernel's buffer was full, or no packet of ours |
 //! | `greypit_dhcp_addresses` | `state` | of the pools |
@@ -85,7 +85,7 @@ impl Dropped {
 pub(super) struct Metrics {
     messages: IntCounterVec,
     answers: IntCounterVec,
-    refused: IntCounterVec,
+    unanswered: IntCounterVec,
     unsent: IntCounterVec,
     dropped: IntCounterVec,
     addresses: IntGaugeVec,
@@ -104,7 +104,7 @@ impl Metrics {
         let metrics = Metrics {
             messages: register.counters("messages_total", "DHCP and BOOTP messages received.", &["message"])?,
             answers: register.counters("answers_total", "DHCP and BOOTP answers sent.", &["answer"])?,
-            refused: register.counters("refused_total", "Messages that got no answer, by why.", &["why"])?,
+            unanswered: register.counters("unanswered_total", "Messages that got no answer, by why.", &["why"])?,
             unsent: register.counters("unsent_total", "Answers that were made and not sent.", &["reason"])?,
             dropped: register.counters("dropped_total", "Packets that were not read.", &["reason"])?,
             addresses: register.gauges("addresses", "Addresses of the pools, by state.", &["state"])?,
@@ -147,7 +147,7 @@ impl Metrics {
     pub(super) fn received(&self, counted: &Counted, is_answered: bool) {
         self.messages.with_label_values(&[counted.message]).inc();
         if !is_answered {
-            self.refused.with_label_values(&[counted.why]).inc();
+            self.unanswered.with_label_values(&[counted.why]).inc();
         }
     }
 

@@ -67,7 +67,8 @@ impl Sockets {
         let link = only_in(&answers).map(|()| packet_socket().map_err(raw_is_needed)).transpose()?;
         let raw = only_in(&[Mode::Proxy]).map(|()| raw(interface).map_err(raw_is_needed)).transpose()?;
         let arp = only_in(&[Mode::Serve]).map(|()| listening(interface, ARP, &arp::FILTER).map_err(raw_is_needed));
-        let capture = listening(interface, IPV4, &capture::filter(mode)).map_err(raw_is_needed)?;
+        let capture =
+            listening(interface, capture::ethernet_type(mode), &capture::filter(mode)).map_err(raw_is_needed)?;
         if config.dhcp.promiscuous {
             sys::hear_everything(&capture, interface.index).map_err(raw_is_needed)?;
         }

@@ -1,7 +1,5 @@
 //! Wake-on-LAN without a daemon: reads interfaces and machine files, and sends.
 
-use std::net::Ipv4Addr;
-
 use greypit_pipeline::Result;
 
 use super::target::{self, Target};
@@ -29,9 +27,8 @@ impl Waker {
             return Ok(None);
         }
         let interfaces: Vec<_> = config.interface.iter().map(|name| Interface::find(name)).collect::<Result<_>>()?;
-        let servers: Vec<Ipv4Addr> = interfaces.iter().map(|interface| interface.addr).collect();
-        let machines = Catalog::open(&config.dir, &servers)?;
-        Ok(Some(Waker { networks: Networks::new(config, interfaces)?, machines }))
+        let networks = Networks::new(config, interfaces)?;
+        Ok(Some(Waker { machines: Catalog::open(&config.dir, &networks)?, networks }))
     }
 
     /// One line for a person.

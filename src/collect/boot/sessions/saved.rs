@@ -166,7 +166,7 @@ impl Sessions {
     pub(super) fn saved(&self) -> Saved {
         let mut sessions: Vec<_> =
             self.table().by_mac.iter().map(|(mac, session)| SavedSession::of(*mac, session)).collect();
-        sessions.sort_by(|a, b| (b.began, b.mac).cmp(&(a.began, a.mac)));
+        sessions.sort_by_key(|session| std::cmp::Reverse((session.began, session.mac)));
         Saved { version: VERSION, sessions }
     }
 

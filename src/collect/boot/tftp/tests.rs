@@ -141,7 +141,7 @@ impl Client {
             assert_eq!(packet[2..4], (block as u16).to_be_bytes());
             content.extend_from_slice(&packet[4..]);
             let is_last = packet.len() < blksize + 4;
-            if is_last || block % windowsize == 0 {
+            if is_last || block.is_multiple_of(windowsize) {
                 self.ack(block as u16);
             }
             if is_last {

@@ -254,7 +254,7 @@ mod tests {
             (b"\0\x01", WireError::Short),
             (b"\0\x01a\0octet", WireError::Short),
             (b"\0\x01a\0octet\0blksize\0", WireError::Short),
-            (b"\0\x01a\0octet\0blksize\0001", WireError::Short),
+            (b"\0\x01a\0octet\0blksize\x00001", WireError::Short),
             (b"\0\x01a\0mail\0", WireError::Mode),
             (b"\0\x01\0\0", WireError::Mode),
             (b"\0\x04\0", WireError::Short),
