@@ -34,10 +34,13 @@ Examples:
   greypit boot --json | jq 'select(.session == null).machine'
 
 STAGES names what was seen of a start, and how long it was until the next was seen:
-  firmware   it asked for an address or its boot file     loader   it fetched that file
-  ipxe       iPXE asked                                   script   iPXE fetched the machine's script
-  kernel, initrd   they were fetched                      system   the operating system asked for an address
-  syslog     the first message of its log came
+  firmware         it asked for an address or its boot file
+  loader           it fetched that file
+  ipxe             iPXE asked
+  script           iPXE fetched the machine's script
+  kernel, initrd   they were fetched
+  system           the operating system asked for an address
+  syslog           the first message of its log came
 Times are UTC. No daemon is needed.
 Exit codes: 0 done, 1 there is no such machine, 2 something cannot be read.")]
 pub(crate) struct Boot {
@@ -141,7 +144,7 @@ impl Boot {
 /// The machine files; without them, as far as they are not right, cards have no names.
 fn files(config: &Config) -> Known {
     known(&config.boot).unwrap_or_else(|mistake| {
-        eprintln!("greypit boot: {}; shows cards without their machines' names", printable(&mistake));
+        eprintln!("greypit boot: {}; shows cards without their machines' names", printable(&mistake.to_string()));
         Known::default()
     })
 }

@@ -1,5 +1,5 @@
-//! `greypit check`: the effective configuration, after all checks that need no network; with `--connect` also whether the
-//! brokers and the store it names are there, fit and allowed.
+//! `greypit check`: the effective configuration, after all checks that need no network, those of machine files among
+//! them; with `--connect` also whether the brokers and the store it names are there, fit and allowed.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,6 +10,7 @@ use greypit_pipeline::store::{Store, StoreError};
 use serde::Serialize;
 
 use super::{EXIT_DONE, EXIT_NO, Stop, block_on, end, printable};
+use crate::collect::boot;
 use crate::collect::syslog::listen::tls;
 use crate::config::{Config, Loaded, Role};
 
@@ -47,6 +48,9 @@ impl Args {
         let (config, out) = (&loaded.config, &mut std::io::stdout());
         if !config.syslog.tls_cert.is_empty() {
             tls::read(&config.syslog).map_err(locate)?;
+        }
+        if config.boot.is_on() {
+            boot::overview::known(&config.boot).map_err(locate)?;
         }
         if config.kafka.is_on() {
             kafka::topics::try_properties(&config.kafka).map_err(locate)?;
@@ -175,6 +179,28 @@ mod tests {
         std::fs::write(folder.path(), "a file").unwrap();
         let found = connect(&config, &store).await;
         assert!(matches!(&found[..], [Finding { verdict: Verdict::Wrong(_), .. }]), "{found:?}");
+    }
+
+    #[test]
+    fn machine_files_are_checked_where_they_are_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let machine = folder.path().join("10.0.0.1/10.0.0.7");
+        std::fs::create_dir_all(&machine).unwrap();
+        std::fs::write(machine.join("hostname"), "web1").unwrap();
+        let config = folder.path().join("greypit.toml");
+        let check = |interface: &str| {
+            let text = format!("[boot]\ndir = {:?}\ninterface = {interface:?}\n", folder.path());
+            std::fs::write(&config, text).unwrap();
+            // Nothing is printed with it.
+            Args { connect: false, json: true }.check(&Loaded::read(Some(&config)).unwrap())
+        };
+        match check("nowhere0") {
+            Err(Stop::Say(said)) => assert!(said.contains("10.0.0.7/mac: is missing or empty"), "{said}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(check(""), Ok(EXIT_DONE)), "off");
+        std::fs::write(machine.join("mac"), "52:54:00:12:34:56").unwrap();
+        assert!(matches!(check("nowhere0"), Ok(EXIT_DONE)), "the interface need not be here");
     }
 
     #[test]

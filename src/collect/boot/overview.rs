@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::config::Config;
 use super::mac::Mac;
 use super::machines::Machines;
-use super::machines::load::load;
+use super::machines::load::{Mistake, load};
 use super::net::{Interface, Networks};
 use super::sessions::saved::{self, SavedError, SavedSession};
 use super::sessions::{Protocol, Stage};
@@ -71,12 +71,13 @@ pub(crate) struct Known(Machines);
 /// Reads the machine files. Where this machine has the interfaces of the config those of its servers, else all.
 ///
 /// # Errors
-/// The first file that is not right.
-pub(crate) fn known(config: &Config) -> std::result::Result<Known, String> {
+/// [`Error::Config`] for `boot.dir`, with the first file that is not right.
+pub(crate) fn known(config: &Config) -> Result<Known> {
     let interfaces: Result<Vec<_>> = config.interface.iter().map(|name| Interface::find(name)).collect();
     let networks = interfaces.and_then(|interfaces| Networks::new(config, interfaces));
     let networks = networks.ok().filter(|networks| !networks.interfaces.is_empty());
-    load(&config.dir, networks.as_ref(), &mut |_| {}).map(Known).map_err(|mistake| mistake.to_string())
+    let refuse = |mistake: Mistake| Error::Config { key: "boot.dir".into(), problem: mistake.to_string() };
+    load(&config.dir, networks.as_ref(), &mut |_| {}).map(Known).map_err(refuse)
 }
 
 /// Where the daemon writes what it has seen.

@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::load::{Mistake, load};
+use super::load::{Mistake, load, servers};
 use super::watch::Watch;
 use super::{Machine, Machines};
 use crate::collect::boot::net::Networks;
@@ -88,6 +88,15 @@ impl Catalog {
         self.watch_every(POLL, health, registry, stop)
     }
 
+    /// A folder called by a wrong address looks like one of another server.
+    fn tell_of_nothing(&self) {
+        let of_others = servers(&self.dir);
+        if !of_others.is_empty() {
+            let ours: Vec<_> = self.networks.interfaces.iter().map(|interface| interface.addr).collect();
+            tracing::warn!(dir = %self.dir.display(), ?of_others, ?ours, "no machine files of this server");
+        }
+    }
+
     fn watch_every(
         &self,
         poll: Duration,
@@ -101,6 +110,9 @@ impl Catalog {
         metrics.machines.set(machines as i64);
         health.ok(PART);
         tracing::info!(dir = %self.dir.display(), machines, "machine files read");
+        if *self.current() == Machines::default() {
+            self.tell_of_nothing();
+        }
         let looker = Looker {
             catalog: self.clone(),
             watch: None,

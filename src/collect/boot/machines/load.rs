@@ -107,6 +107,12 @@ fn folders(dir: &Path, networks: Option<&Networks>, see: &mut dyn FnMut(&Path)) 
     Ok(found)
 }
 
+/// Whose folders there are.
+pub(super) fn servers(dir: &Path) -> Vec<Ipv4Addr> {
+    let folders = subfolders(dir, &mut |_| {}).unwrap_or_default();
+    folders.iter().filter_map(|(name, _)| name.parse().ok()).collect()
+}
+
 /// Folders in `dir` and their names, sorted; none where it is missing.
 fn subfolders(dir: &Path, see: &mut dyn FnMut(&Path)) -> Result<Vec<(String, PathBuf)>> {
     see(dir);

@@ -87,6 +87,12 @@ fn a_machine_is_what_its_files_say() {
 }
 
 #[test]
+fn whose_folders_there_are() {
+    let files = Files::new(&[("10.78.0.1/x", ""), ("docs/x", ""), (".git/x", ""), ("10.79.0.1", "a file")]);
+    assert_eq!(servers(files.0.path()), [Ipv4Addr::new(10, 78, 0, 1)]);
+}
+
+#[test]
 fn no_folder_is_no_machines() {
     let files = Files::new(&[]);
     assert_eq!(files.load().unwrap(), Machines::default());
