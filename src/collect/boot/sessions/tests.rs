@@ -131,6 +131,9 @@ fn an_address_is_of_the_card_that_has_it_now() {
     sessions.address(B, other);
     assert_eq!(sessions.of_syslog(IP.into(), at(5)), None);
     assert!(sessions.of_syslog(other.into(), at(5)).is_some());
+    // One without a session takes it out of the session that it was in.
+    sessions.address(Mac([2, 0, 0, 0, 0, 9]), other);
+    assert_eq!(sessions.of_syslog(other.into(), at(6)), None);
 }
 
 #[test]
@@ -176,9 +179,13 @@ fn whoever_invents_cards_makes_his_own_forgotten() {
     sessions.address(A, IP);
     sessions.step(card(A), Stage::Firmware, at(0));
     sessions.step(card(A), Stage::Loader, at(1));
+    let other = Ipv4Addr::new(10, 0, 0, 8);
     for i in 0..3 * SESSIONS_MAX as u32 {
         let [_, b, c, d] = i.to_be_bytes();
         sessions.step(card(Mac([2, 0, 0, b, c, d])), Stage::Firmware, at(10 + i64::from(i) / 10));
+        if i == 0 {
+            sessions.address(Mac([2, 0, 0, b, c, d]), other);
+        }
     }
     let known = sessions.table().by_mac.len();
     assert!(known <= SESSIONS_MAX, "{known}");
@@ -186,6 +193,8 @@ fn whoever_invents_cards_makes_his_own_forgotten() {
     assert_eq!(sessions.metrics.begun.get(), 3 * SESSIONS_MAX as u64 + 1);
     assert!(sessions.of(card(A), at(10)).is_some(), "a machine that boots is not forgotten");
     assert!(sessions.of(card(Mac([2, 0, 0, 0, 0, 0])), at(10)).is_none(), "the oldest invention is");
+    assert_eq!(sessions.of_syslog(other.into(), at(10)), None, "and with it what it logs");
+    assert!(sessions.of_syslog(IP.into(), at(10)).is_some());
 }
 
 #[tokio::test]
