@@ -279,8 +279,15 @@ impl Sessions {
         if last.is_none_or(|last| last.is_ended_by(stage, self.lasts, now)) {
             self.begin(&mut table, mac, stage, now);
         }
-        let session = table.by_mac.get_mut(&mac)?;
+        let Table { by_mac, addresses } = &mut *table;
+        let session = by_mac.get_mut(&mac)?;
         session.seen = now;
+        if session.ip.is_none()
+            && let Some(ip) = who.ip.filter(|ip| addresses.get(*ip) == Some(mac))
+        {
+            session.ip = Some(ip);
+            self.live.set(ip, session, self.lasts);
+        }
         self.changed.store(true, Ordering::Relaxed);
         if session.is_over(self.lasts, now) {
             return None;

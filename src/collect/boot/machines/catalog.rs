@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `greypit_boot_machines` | | machines that have files, in the last good state |
 //! | `greypit_boot_machines_stale` | | 1 while the files have a mistake and an older state holds |
-//! | `greypit_boot_machine_reloads_total` | `result`: changed, failed | looks that gave a new state, or a new mistake |
+//! | `greypit_boot_machine_reloads_total` | `result`: changed, same, failed | looks at the files |
 //!
 //! The part `boot_machines` of `/readyz` is limited while there is a mistake, and names the file.
 
@@ -203,7 +203,7 @@ impl Looker {
         self.health.ok(PART);
         let before = self.catalog.current();
         if *before == machines {
-            return;
+            return self.metrics.same.inc();
         }
         tell(&before, &machines);
         self.metrics.machines.set(machines.len() as i64);
@@ -217,10 +217,10 @@ impl Looker {
 
     fn bad(&mut self, mistake: Mistake) {
         self.metrics.stale.set(1);
+        self.metrics.failed.inc();
         if self.mistake.as_ref() == Some(&mistake) {
             return;
         }
-        self.metrics.failed.inc();
         let machines = self.catalog.current().len();
         tracing::error!(%mistake, machines, "machine files are not right; the last good ones hold");
         self.health.limited(PART, format!("{mistake}; the machine files as they were before hold"));
@@ -262,6 +262,7 @@ struct Metrics {
     machines: IntGauge,
     stale: IntGauge,
     changed: IntCounter,
+    same: IntCounter,
     failed: IntCounter,
 }
 
@@ -270,13 +271,14 @@ impl Metrics {
         let register = Register::new(registry, "greypit_boot_");
         let reloads = register.counters(
             "machine_reloads_total",
-            "Looks at the machine files that gave a new state, or found a new mistake.",
+            "Looks at the machine files: they had changed, were the same, or had a mistake.",
             &["result"],
         )?;
         Ok(Metrics {
             machines: register.gauge("machines", "Machines that have files, in the last good state.")?,
             stale: register.gauge("machines_stale", "1 while the machine files have a mistake and older ones hold.")?,
             changed: reloads.with_label_values(&["changed"]),
+            same: reloads.with_label_values(&["same"]),
             failed: reloads.with_label_values(&["failed"]),
         })
     }

@@ -137,6 +137,19 @@ fn an_address_is_of_the_card_that_has_it_now() {
 }
 
 #[test]
+fn an_address_that_was_known_before_the_session_is_its() {
+    let sessions = Sessions::new(LASTS);
+    sessions.address(A, IP);
+    let id = sessions.step(card(A), Stage::Firmware, at(0));
+    assert_eq!(sessions.of_syslog(IP.into(), at(1)), None, "it may be given another");
+    // Whoever says that he has an address that is another's has not.
+    sessions.step(Who { mac: Some(B), ip: Some(IP) }, Stage::Firmware, at(2));
+    assert_eq!(sessions.of_syslog(IP.into(), at(3)), None);
+    sessions.step(addr(IP), Stage::Loader, at(4));
+    assert_eq!(sessions.of_syslog(IP.into(), at(5)), id);
+}
+
+#[test]
 fn the_first_syslog_message_is_a_stage_and_later_ones_are_none() {
     let sessions = Sessions::new(LASTS);
     assert_eq!(sessions.of_syslog(IP.into(), at(0)), None);
@@ -178,7 +191,7 @@ fn whoever_invents_cards_makes_his_own_forgotten() {
     let sessions = Sessions::new(LASTS);
     sessions.address(A, IP);
     sessions.step(card(A), Stage::Firmware, at(0));
-    sessions.step(card(A), Stage::Loader, at(1));
+    sessions.step(addr(IP), Stage::Loader, at(1));
     let other = Ipv4Addr::new(10, 0, 0, 8);
     for i in 0..3 * SESSIONS_MAX as u32 {
         let [_, b, c, d] = i.to_be_bytes();

@@ -63,6 +63,10 @@ impl Watched {
         family.get_metric().iter().map(|metric| metric.get_gauge().get_value() + metric.get_counter().get_value()).sum()
     }
 
+    fn looks(&self) -> usize {
+        self.metric("greypit_boot_machine_reloads_total") as usize
+    }
+
     async fn end(self) {
         self.stop.cancel();
         self.task.await.unwrap();
@@ -186,15 +190,16 @@ async fn many_files_at_once_are_few_looks() {
     // One is seen first, so that the watcher is there.
     put(&files, 3, "web3");
     watched.until_machines(2).await;
-    let before = watched.metric("greypit_boot_machine_reloads_total");
-    let began = Instant::now();
+    let (before, began) = (watched.looks(), Instant::now());
     for last in 4..204 {
         put(&files, last, &format!("web{last}"));
+        // As slowly as a checkout over a network.
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     watched.until_machines(202).await;
     // Before each it was quiet; writing one takes far less.
-    let most = began.elapsed().div_duration_f64(QUIET) + 2.0;
-    let looks = watched.metric("greypit_boot_machine_reloads_total") - before;
+    let most = began.elapsed().div_duration_f64(QUIET) as usize + 2;
+    let looks = watched.looks() - before;
     assert!(looks <= most, "{looks} looks, of at most {most}");
     watched.end().await;
 }
