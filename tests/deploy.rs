@@ -23,6 +23,43 @@ fn metrics(text: &str) -> BTreeSet<&str> {
 /// Those whose series begin with a kind's first event, or a partition to ship.
 const LATER: [&str; 2] = ["greypit_kafka_missing_events_total", "greypit_kafka_consumer_lag"];
 
+/// What the boot collector counts: it needs packet sockets, so it does not run in these tests.
+fn is_of_boot(name: &str) -> bool {
+    ["boot", "dhcp", "tftp", "dns", "power"].iter().any(|part| {
+        let rest = name.strip_prefix("greypit_").and_then(|rest| rest.strip_prefix(part));
+        rest.is_some_and(|rest| rest.starts_with('_'))
+    })
+}
+
+/// The sources of the boot collector.
+fn boot_sources(folder: &Path) -> Vec<String> {
+    let mut sources = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder of the repository").flatten() {
+        match entry.path() {
+            path if path.is_dir() => sources.extend(boot_sources(&path)),
+            path => sources.push(fs::read_to_string(path).expect("a source")),
+        }
+    }
+    sources
+}
+
+#[test]
+fn every_metric_of_the_alerts_for_boot_is_registered_by_that_name() {
+    let sources = boot_sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/collect/boot"));
+    let rules = read("deploy/prometheus/greypit.rules.yml");
+    let named: Vec<_> = metrics(&rules).into_iter().filter(|name| is_of_boot(name)).collect();
+    assert!(named.len() > 5, "{named:?}");
+    for name in named {
+        let at = name["greypit_".len()..].find('_').map_or(0, |at| "greypit_".len() + at + 1);
+        let (prefix, rest) = name.split_at(at);
+        let registered = |source: &String| {
+            source.contains(&format!("Register::new(registry, \"{prefix}\")"))
+                && source.contains(&format!("\"{rest}\""))
+        };
+        assert!(sources.iter().any(registered), "{name}");
+    }
+}
+
 /// What a daemon with every part says of itself right after its start.
 async fn scraped(folder: &Path, sections: &str) -> String {
     let file = folder.join("greypit.toml");
@@ -55,7 +92,7 @@ async fn every_metric_of_the_alerts_is_there_from_the_start() {
     let answer = scraped(folder.path(), "").await;
     let rules = read("deploy/prometheus/greypit.rules.yml");
     let mut named = metrics(&rules);
-    named.retain(|name| !name.starts_with("greypit_kafka_"));
+    named.retain(|name| !name.starts_with("greypit_kafka_") && !is_of_boot(name));
     assert!(named.len() > 15, "{named:?}");
     let there = there(&answer);
     let missing: Vec<_> = named.difference(&there).collect();
@@ -70,7 +107,7 @@ async fn every_metric_of_the_alerts_for_kafka_is_there_while_the_brokers_are_awa
     let answer = scraped(folder.path(), &format!("[kafka]\nbrokers = \"{nobody}\"\n")).await;
     let rules = read("deploy/prometheus/greypit.rules.yml");
     let mut named = metrics(&rules);
-    named.retain(|name| !LATER.contains(name));
+    named.retain(|name| !LATER.contains(name) && !is_of_boot(name));
     assert!(named.iter().filter(|name| name.starts_with("greypit_kafka_")).count() > 5, "{named:?}");
     let there = there(&answer);
     let missing: Vec<_> = named.difference(&there).collect();
@@ -96,4 +133,17 @@ fn the_unit_leaves_room_for_the_defaults() {
     let config = Config::default();
     assert!(Duration::from_secs(number("TimeoutStopSec")) > config.batch.drain_timeout.0 + Duration::from_secs(10));
     assert!(number("LimitNOFILE") as usize > config.milter.max_connections + config.syslog.max_connections + 1000);
+}
+
+#[test]
+fn the_drop_in_for_boot_gives_two_capabilities_and_no_more() {
+    let drop_in = read("deploy/systemd/greypit-boot.conf");
+    let value = |key: &str| drop_in.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    for key in ["CapabilityBoundingSet", "AmbientCapabilities"] {
+        assert_eq!(value(key), Some("CAP_NET_RAW CAP_NET_BIND_SERVICE"));
+    }
+    assert_eq!(value("RestrictAddressFamilies"), Some("AF_PACKET AF_NETLINK"));
+    let keys: Vec<_> = drop_in.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    let others = keys.iter().filter(|key| !key.starts_with('#')).count();
+    assert_eq!(others, 4, "{keys:?}: nothing else is loosened, above all not User=");
 }

@@ -39,6 +39,12 @@ check_systemd_unit() {
     # Fails above the threshold, in tenths.
     systemd-analyze security --no-pager --offline=true --threshold=15 "$folder/greypit.service" |
         grep '^→' || status=1
+    # With what DHCP needs it is a little looser, and still runs without root.
+    mkdir "$folder/greypit.service.d"
+    cp deploy/systemd/greypit-boot.conf "$folder/greypit.service.d/"
+    systemd-analyze verify --man=no "$folder/greypit.service" || status=1
+    systemd-analyze security --no-pager --offline=true --threshold=19 "$folder/greypit.service" |
+        grep '^→' || status=1
     rm -rf "$folder"
     return "$status"
 }

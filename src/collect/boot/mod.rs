@@ -120,6 +120,7 @@ pub fn spawn(
     health: &Health,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
+    check_apart(&config.root, data_dir)?;
     let audit = Audit::new(submit, registry)
         .map_err(|error| Error::Config { key: "boot".to_owned(), problem: error.to_string() })?;
     let world = Arc::new(World {
@@ -142,4 +143,41 @@ pub fn spawn(
     tasks.extend(power::spawn(world, data_dir, health, registry, stop)?);
     health.ok("boot");
     Ok(tasks)
+}
+
+/// What is below `root` is given out to the network: leases, sessions and the spool must not be.
+fn check_apart(root: &Path, data_dir: &Path) -> Result<()> {
+    // The folder that is not there yet has nothing in it.
+    let (Ok(root), Ok(data_dir)) = (root.canonicalize(), data_dir.canonicalize()) else { return Ok(()) };
+    if data_dir.starts_with(&root) || root.starts_with(data_dir.join("boot")) {
+        let problem = format!(
+            "{} would give out what greypit keeps in {} (data_dir); choose another folder",
+            root.display(),
+            data_dir.display()
+        );
+        return Err(Error::Config { key: "boot.root".into(), problem });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_out_is_not_what_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let data_dir = at("data");
+        for root in [at("."), at("data"), at("data/boot"), at("data/boot/files"), at("files/../data")] {
+            assert!(check_apart(&root, &data_dir).unwrap_err().to_string().contains("boot.root"), "{}", root.display());
+        }
+        for root in [at("files"), at("data/files"), at("database"), at("data/boot2")] {
+            check_apart(&root, &data_dir).unwrap();
+        }
+    }
 }

@@ -251,3 +251,32 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// As the fuzz target does it: queries of its seeds, cut and changed in a few places.
+    #[test]
+    fn a_damaged_query_gets_an_answer_that_can_be_read_or_none(
+        seed in any::<proptest::sample::Index>(),
+        flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
+        cut in proptest::option::of(any::<proptest::sample::Index>()),
+    ) {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds/dns");
+        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        let mut packet = std::fs::read(seed.get(&files)).unwrap();
+        for (at, byte) in flips {
+            let at = at.index(packet.len());
+            packet[at] = byte;
+        }
+        if let Some(cut) = cut {
+            packet.truncate(cut.index(packet.len()));
+        }
+        for over_tcp in [false, true] {
+            let Some(answer) = super::super::fuzz(&packet, over_tcp) else { continue };
+            prop_assert!(packet.len() >= HEADER_BYTES && packet[2] & 0x80 == 0);
+            let message = Message::from_vec(&answer).unwrap();
+            prop_assert_eq!(message.metadata.message_type, MessageType::Response);
+            prop_assert!(answer[..2] == packet[..2] && (over_tcp || answer.len() <= usize::from(UDP_BYTES_MAX)));
+        }
+    }
+}
