@@ -42,17 +42,19 @@ install_build_packages() {
 
 # The named packages and the libraries below them that this machine lacks.
 with_libraries() {
-    local todo=("$@") name depends
-    local -A seen=()
-    while [ ${#todo[@]} -gt 0 ]; do
-        name=${todo[0]}
-        todo=("${todo[@]:1}")
-        [ -z "${seen[$name]-}" ] || continue
-        seen[$name]=1
-        echo "$name"
-        depends=$(apt-cache depends --important "$name" | sed -n 's/^ *|\{0,1\}\(Pre\)\{0,1\}Depends: \(lib[^ ]*\)$/\2/p')
-        for name in $depends; do
-            installed "$name" || todo+=("$name")
+    local round=("$@") name
+    local -A known=()
+    for name in $(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p'); do
+        known[$name]=1
+    done
+    while [ ${#round[@]} -gt 0 ]; do
+        printf '%s\n' "${round[@]}"
+        mapfile -t found < <(apt-cache depends --important "${round[@]}" |
+            sed -n 's/^ *|\{0,1\}\(Pre\)\{0,1\}Depends: \(lib[^ ]*\)$/\2/p' | sort -u)
+        round=()
+        for name in "${found[@]}"; do
+            [ -n "${known[$name]-}" ] || round+=("$name")
+            known[$name]=1
         done
     done
 }

@@ -3,6 +3,7 @@
 
 mod support;
 
+use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv4Addr;
@@ -12,7 +13,7 @@ use support::dnsmasq::Dnsmasq;
 use support::netns::{Host, INTERFACE, Wire};
 use support::qemu::Vm;
 use support::web::Web;
-use support::{Folder, boot, run, tftp};
+use support::{Folder, boot, linux, run, tftp, wait_for};
 
 const SERVER: &str = "10.77.0.1";
 const BIOS: &str = "52:54:00:77:00:01";
@@ -20,37 +21,38 @@ const UEFI: &str = "52:54:00:77:00:02";
 const UEFI_HTTP: &str = "52:54:00:77:00:03";
 
 #[test]
-fn bios_runs_a_script_that_starts_a_kernel() {
-    let wire = Wire::new();
-    let _server = Server::start(&wire);
-    let mut vm = Vm::bios(&wire, BIOS);
-    let took = vm.wait();
-    assert!(vm.console().contains("the kernel runs its initrd"), "{}", vm.console());
-    eprintln!("BIOS: {took:.1?}");
+fn bios_starts_linux() {
+    starts_linux(Vm::bios, BIOS, "the BIOS", &[]);
 }
 
 #[test]
-fn uefi_loads_ipxe_by_tftp() {
-    let wire = Wire::new();
-    let server = Server::start(&wire);
-    let mut vm = Vm::uefi(&wire, UEFI);
-    let took = vm.wait();
-    assert!(vm.console().contains(&server.last_words), "{}", vm.console());
-    assert_eq!(server.web.requests().len(), 1, "the script's last part");
-    eprintln!("UEFI: {took:.1?}");
+fn uefi_starts_linux() {
+    let asked = ["GET /initrd", "GET /vmlinuz", "GET /big"];
+    starts_linux(Vm::uefi, UEFI, "UEFI", &asked);
 }
 
 #[test]
-fn uefi_loads_ipxe_by_http() {
+fn uefi_by_http_starts_linux() {
+    let asked = ["HEAD /snponly.efi", "GET /snponly.efi", "GET /initrd", "GET /vmlinuz", "GET /big"];
+    starts_linux(Vm::uefi_http, UEFI_HTTP, "UEFI by HTTP", &asked);
+}
+
+/// The machine comes by its loaders to a kernel that was told who it is, and fetches
+/// files whole.
+fn starts_linux(start: fn(&Wire, &str) -> Vm, mac: &str, name: &str, asked: &[&str]) {
     let wire = Wire::new();
     let server = Server::start(&wire);
-    let mut vm = Vm::uefi_http(&wire, UEFI_HTTP);
+    let mut vm = start(&wire, mac);
     let took = vm.wait();
-    assert!(vm.console().contains(&server.last_words), "{}", vm.console());
-    let asked: Vec<_> =
-        server.web.requests().iter().filter_map(|head| Some(head.split_once(" HTTP/")?.0.to_owned())).collect();
-    assert_eq!(asked, ["HEAD /snponly.efi", "GET /snponly.efi", "GET /last.ipxe"]);
-    eprintln!("UEFI by HTTP: {took:.1?}");
+    let console = vm.console();
+    eprintln!("{name}: {took:.1?}");
+    let sum: String = Sha256::digest(&server.files["big"]).iter().map(|octet| format!("{octet:02x}")).collect();
+    assert!(console.contains(&format!("who={mac}")), "{console}");
+    assert_eq!(console.matches(&sum).count(), 2, "{sum} by HTTP and TFTP: {console}");
+    let requests = server.web.requests();
+    let requests: Vec<_> = requests.iter().filter_map(|head| Some(head.split_once(" HTTP/")?.0)).collect();
+    // Linux fetches one over HTTP in any case.
+    assert_eq!(requests, if asked.is_empty() { &["GET /big"] } else { asked });
 }
 
 #[test]
@@ -95,7 +97,7 @@ fn leases(wire: &Wire) {
     assert!(said.contains(&format!("SERVER='{SERVER}'")), "{said}");
 
     let relay = wire.host("perfdhcp", Some("10.77.0.2/24"));
-    let (exchanges, said) = perfdhcp(&relay, &["-r", "100", "-n", "200", "-R", "200", SERVER]);
+    let (exchanges, said) = perfdhcp(&relay, &["-r", "100", "-n", "200", "-R", "100", SERVER]);
     // It does not wait for the last answers.
     assert!(exchanges.iter().all(|exchange| exchange.sent >= 198 && exchange.received >= 198), "{said}");
 }
@@ -120,18 +122,15 @@ fn fetches(host: &Host, server: &Server) {
 struct Server {
     _dnsmasq: Dnsmasq,
     web: Web,
-    /// What a script says at its end.
-    last_words: String,
     files: BTreeMap<String, Vec<u8>>,
     _folder: Folder,
 }
 
 impl Server {
     fn start(wire: &Wire) -> Self {
-        let last_words = format!("chained to the end of {}", std::process::id());
         let host = wire.host("server", Some(&format!("{SERVER}/24")));
         let folder = Folder::new("tftp");
-        let files = files(&last_words);
+        let files = files();
         for (name, contents) in &files {
             fs::write(folder.join(name), contents).expect("a file of ours");
         }
@@ -159,30 +158,38 @@ impl Server {
                 "dhcp-option-force=tag:http,60,HTTPClient",
             ],
         );
-        Self { _dnsmasq: dnsmasq, web, last_words, files, _folder: folder }
+        Self { _dnsmasq: dnsmasq, web, files, _folder: folder }
     }
 }
 
-/// What a restart loses of the console is this.
-const END: &str = "echo ........................................\nreboot";
+/// What the Linux that boots does.
+const LINUX: &str = "
+grep -o 'who=.*' /proc/cmdline
+wget -q -O - http://$siaddr/big | sha256sum
+tftp -g -r big -l - $siaddr | sha256sum
+";
 
-fn files(last_words: &str) -> BTreeMap<String, Vec<u8>> {
+fn files() -> BTreeMap<String, Vec<u8>> {
     let read = |path| fs::read(boot(path)).expect("it is there");
     let script = |text: &str| format!("#!ipxe\n{text}\n").into_bytes();
-    // Its last word is said only where all before it came whole.
-    let padding = format!("# {}\n", "x".repeat(70)).repeat(2000);
     BTreeMap::from([
         ("snponly.efi".to_owned(), read("usr/lib/ipxe/snponly.efi")),
-        ("kernel".to_owned(), read("boot/ipxe.lkrn")),
+        ("vmlinuz".to_owned(), linux::kernel()),
+        ("initrd".to_owned(), linux::initrd(LINUX)),
         (
             "bios.ipxe".to_owned(),
-            script(
-                "initrd tftp://${next-server}/second.ipxe\nkernel tftp://${next-server}/kernel imgexec <INITRD>\nboot",
-            ),
+            script(&format!(
+                "initrd tftp://${{next-server}}/initrd\nkernel tftp://${{next-server}}/vmlinuz {} who=${{net0/mac}}\nboot",
+                linux::CMDLINE
+            )),
         ),
-        ("second.ipxe".to_owned(), script(&format!("echo the kernel runs its initrd\n{END}"))),
-        ("efi.ipxe".to_owned(), script("chain http://${next-server}/last.ipxe")),
-        ("last.ipxe".to_owned(), script(&format!("{padding}echo {last_words}\n{END}"))),
+        (
+            "efi.ipxe".to_owned(),
+            script(&format!(
+                "initrd http://${{next-server}}/initrd\nkernel http://${{next-server}}/vmlinuz {} initrd=initrd who=${{net0/mac}}\nboot",
+                linux::CMDLINE
+            )),
+        ),
         ("big".to_owned(), (0..3_000_000_u32).map(|n| (n * 7 / 3) as u8).collect()),
     ])
 }
@@ -202,7 +209,7 @@ fn collect_packets_for_the_parsers() {
     }
     leases(&wire);
     fetches(&wire.host("client", Some("10.77.0.3/24")), &server);
-    let datagrams = capture.finish();
+    let datagrams = [capture.finish(), beside_another_server()].concat();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/boot");
     let mut names = Names::default();
     for datagram in &datagrams {
@@ -211,6 +218,27 @@ fn collect_packets_for_the_parsers() {
         }
     }
     eprintln!("{:#?}", names.given);
+}
+
+/// What is said where one dnsmasq gives addresses, and another one by proxyDHCP the files.
+fn beside_another_server() -> Vec<Datagram> {
+    let wire = Wire::new();
+    let addresses = wire.host("addresses", Some("10.77.0.2/24"));
+    let proxy = wire.host("proxy", Some(&format!("{SERVER}/24")));
+    let _addresses = Dnsmasq::start(&addresses, &["port=0", "dhcp-range=10.77.0.10,10.77.0.249,5m"]);
+    let (bios, efi) = ("pxe-service=X86PC,files,undionly.kpxe", "pxe-service=x86-64_EFI,files,snponly.efi");
+    let _proxy = Dnsmasq::start(&proxy, &["port=0", "dhcp-range=10.77.0.0,proxy", bios, efi]);
+    let capture = Capture::start(&wire);
+    let _vms = [Vm::bios(&wire, BIOS), Vm::uefi(&wire, UEFI)];
+    // They are told of files that nobody has; what comes before is enough.
+    wait_for("both to ask for their file", || {
+        let datagrams = capture.datagrams();
+        let asked = |name: &str| {
+            datagrams.iter().any(|d| d.to.port() == 69 && String::from_utf8_lossy(&d.payload).contains(name))
+        };
+        (asked("undionly.kpxe") && asked("snponly.efi")).then_some(())
+    });
+    capture.finish().into_iter().filter(|datagram| datagram.to.port() != 69).collect()
 }
 
 /// The names of the kinds of datagrams, each given once.
@@ -226,18 +254,20 @@ impl Names {
     fn first_of_its_kind(&mut self, datagram: &Datagram) -> Option<String> {
         let payload = &datagram.payload;
         let (from, to) = (datagram.from, datagram.to);
+        let proxied = [from, to].iter().any(|end| end.port() == 4011);
         let name = match (from.port(), to.port()) {
-            (67 | 68, 67 | 68) => self.dhcp(payload),
+            (67 | 68 | 4011, 67 | 68 | 4011) => self.dhcp(payload, proxied),
             (53, _) | (_, 53) => format!("dns-{}", dns_kind(payload)),
             _ => {
                 let client = self.by_address.get(from.ip()).or_else(|| self.by_address.get(to.ip()));
-                format!("tftp-{}-{}", client.unwrap_or(&"client"), tftp_kind(payload)?)
+                let client = client.map_or("client", |client| if *client == "udhcpc" { "busybox" } else { client });
+                format!("tftp-{client}-{}", tftp_kind(payload)?)
             }
         };
         self.given.insert(name.clone()).then_some(name)
     }
 
-    fn dhcp(&mut self, payload: &[u8]) -> String {
+    fn dhcp(&mut self, payload: &[u8], proxied: bool) -> String {
         let mac: Vec<_> = payload[28..34].iter().map(|octet| format!("{octet:02x}")).collect();
         let mac = mac.join(":");
         if let Some(client) = dhcp_client(payload, &mac) {
@@ -245,7 +275,15 @@ impl Names {
         }
         let client = self.by_mac.get(&mac).copied().unwrap_or("bootpc");
         self.by_address.insert(address(payload, 16), client);
-        format!("dhcp-{client}-{}", dhcp_kind(payload))
+        let kind = dhcp_kind(payload);
+        let kind = match (proxied, kind) {
+            (true, "ack") => "proxy-ack",
+            (true, _) => "proxy-request",
+            // It gives no address.
+            (false, "offer") if address(payload, 16).is_unspecified() => "proxy-offer",
+            (false, _) => kind,
+        };
+        format!("dhcp-{client}-{kind}")
     }
 }
 
@@ -255,11 +293,12 @@ fn dhcp_client(payload: &[u8], mac: &str) -> Option<&'static str> {
     let relayed = !address(payload, 24).is_unspecified();
     let request = payload[0] == 1;
     let client = match mac {
+        // The Linux that was loaded.
+        _ if says("udhcp") => "udhcpc",
         BIOS => "ipxe-bios",
         UEFI | UEFI_HTTP if says("iPXE") => "ipxe-efi",
         UEFI => "ovmf-pxe",
         UEFI_HTTP => "ovmf-http",
-        _ if says("udhcp") => "udhcpc",
         _ if says("second") => "dhclient",
         _ if relayed => "perfdhcp",
         _ => return None,

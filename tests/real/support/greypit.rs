@@ -1,6 +1,7 @@
 //! The daemon itself as a child process, and its commands over the same store.
 
 use super::net::free_port;
+use super::netns::Host;
 use super::{Folder, Process, wait_for};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -18,6 +19,8 @@ pub(crate) struct Greypit {
     config: Table,
     env: Vec<(String, String)>,
     port: u16,
+    /// Where it and its commands run, if not on the machine itself.
+    host: Option<Host>,
     folder: Folder,
 }
 
@@ -35,9 +38,18 @@ impl Greypit {
     /// A greypit that is not started, listens to nothing but HTTP, and has a
     /// directory as its store.
     pub(crate) fn new(node: &str) -> Self {
+        Self::made(node, None)
+    }
+
+    /// The same on a host of a private wire. It is asked there too.
+    pub(crate) fn on(host: &Host, node: &str) -> Self {
+        Self::made(node, Some(host.clone()))
+    }
+
+    fn made(node: &str, host: Option<Host>) -> Self {
         let folder = Folder::new(&format!("greypit-{node}"));
         let port = free_port();
-        let mut greypit = Self { process: None, config: Table::new(), env: Vec::new(), port, folder };
+        let mut greypit = Self { process: None, config: Table::new(), env: Vec::new(), port, host, folder };
         greypit.set("node", node);
         greypit.set("data_dir", path(&greypit.folder.join("data")));
         greypit.set("store.url", path(&greypit.objects()));
@@ -170,7 +182,10 @@ impl Greypit {
 
     /// GET from its HTTP address: status and body, if it answers.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
-        get(self.addr(), path)
+        match &self.host {
+            Some(host) => host.enter(|| get(self.addr(), path)),
+            None => get(self.addr(), path),
+        }
     }
 
     /// What `/readyz` says.
@@ -205,7 +220,8 @@ impl Greypit {
     /// A command with the config as it is now.
     pub(crate) fn command(&self, name: &str) -> Command {
         let config = self.write_config();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_greypit"));
+        let program = env!("CARGO_BIN_EXE_greypit");
+        let mut command = self.host.as_ref().map_or_else(|| Command::new(program), |host| host.command(program));
         let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         command.arg("--config").arg(config).arg(name).envs(env).stdin(Stdio::null());
         command

@@ -25,6 +25,7 @@ pub(crate) mod flood;
 pub(crate) mod greypit;
 pub(crate) mod kafka;
 pub(crate) mod link;
+pub(crate) mod linux;
 pub(crate) mod machine;
 pub(crate) mod maillog;
 pub(crate) mod net;
