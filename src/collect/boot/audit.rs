@@ -145,7 +145,7 @@ impl Record {
         self
     }
 
-    fn end(mut self) -> Vec<u8> {
+    pub(crate) fn end(mut self) -> Vec<u8> {
         self.body.push(b'}');
         self.body
     }

@@ -86,7 +86,8 @@ pub(crate) struct Draft<'a> {
 
 /// The bytes of an answer to `request`.
 pub(crate) fn encode(request: &Request<'_>, draft: &Draft<'_>) -> Vec<u8> {
-    let mut answer = Bytes { bytes: header(request, draft), limit: limit(request, draft.kind) };
+    let mut answer =
+        Bytes { bytes: header(request, draft), option: Vec::with_capacity(260), limit: limit(request, draft.kind) };
     if request.has_cookie {
         answer.options(request, draft);
         answer.bytes.push(255);
@@ -131,6 +132,8 @@ fn header(request: &Request<'_>, draft: &Draft<'_>) -> Vec<u8> {
 /// An answer that grows up to its limit.
 struct Bytes {
     bytes: Vec<u8>,
+    /// Room for one option.
+    option: Vec<u8>,
     limit: usize,
 }
 
@@ -160,11 +163,11 @@ impl Bytes {
 
     /// Adds an option where it fits.
     fn option(&mut self, option: &DhcpOption) {
-        // An encoder begins at the start of what it is given.
-        let mut bytes = Vec::new();
-        let is_encoded = option.encode(&mut Encoder::new(&mut bytes)).is_ok();
-        if is_encoded && self.bytes.len() + bytes.len() <= self.limit {
-            self.bytes.extend_from_slice(&bytes);
+        // An encoder begins at the start of its buffer, whatever is in there.
+        self.option.clear();
+        let encoded = option.encode(&mut Encoder::new(&mut self.option));
+        if encoded.is_ok() && self.bytes.len() + self.option.len() <= self.limit {
+            self.bytes.extend_from_slice(&self.option);
         }
     }
 }

@@ -236,6 +236,7 @@ impl Book {
 
     pub(crate) fn levels(&self) -> Levels {
         Levels {
+            pools: self.pools.iter().map(Pool::len).sum(),
             free: self.pools.iter().map(Pool::free).sum(),
             offered: self.offered,
             leased: self.leased,

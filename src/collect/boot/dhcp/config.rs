@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::super::config::range;
 use super::super::net::Network;
+use super::class;
+use super::pool::ADDRESSES_MAX;
 
 /// `[boot.dhcp]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,13 @@ impl Config {
         self.pools()?;
         if self.lease.0 < Duration::from_secs(60) || self.lease.0 > Duration::from_secs(30 * 86_400) {
             return refuse("lease", format!("{} must be from 1m to 30d", self.lease));
+        }
+        if self.decline.0 > Duration::from_secs(86_400) {
+            return refuse("decline", format!("{} must be at most 1d", self.decline));
+        }
+        if let Some(arch) = self.loader.keys().find(|arch| !class::arch_names().any(|name| name == *arch)) {
+            let names: Vec<_> = class::arch_names().collect();
+            return refuse("loader", format!("there is no architecture '{arch}'; there is {}", names.join(", ")));
         }
         Ok(())
     }
@@ -112,5 +121,42 @@ impl Relayed {
             dns: self.dns.clone(),
             domain: self.domain.clone(),
         })
+    }
+}
+
+/// Refuses pools that have too many addresses together.
+///
+/// # Errors
+/// [`Error::Config`] for `boot.dhcp.pool`.
+pub(crate) fn check_pools(networks: &[Network]) -> Result<()> {
+    let size = |(first, last): &(Ipv4Addr, Ipv4Addr)| u64::from(u32::from(*last).saturating_sub(u32::from(*first))) + 1;
+    let all: u64 = networks.iter().flat_map(|network| &network.pools).map(size).sum();
+    if all > ADDRESSES_MAX as u64 {
+        let problem = format!("the pools have {all} addresses; {ADDRESSES_MAX} is the most");
+        return Err(Error::Config { key: "boot.dhcp.pool".into(), problem });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collect::boot::net::testing::networks;
+
+    #[test]
+    fn mistakes_are_refused_by_their_key() {
+        let parse = |text: &str| toml::from_str::<Config>(text).unwrap().validate().unwrap_err().to_string();
+        let error = parse("loader = { uefi = \"a.efi\" }");
+        assert!(error.contains("boot.dhcp.loader") && error.contains("uefi_x64"), "{error}");
+        assert!(parse("decline = \"2d\"").contains("boot.dhcp.decline"));
+        assert!(Config::default().validate().is_ok());
+    }
+
+    #[test]
+    fn all_pools_together_have_a_limit() {
+        let text = |last| format!("[[network]]\nsubnet = \"10.8.0.0/15\"\npool = [\"10.8.0.0-{last}\"]");
+        assert!(check_pools(&networks(&text("10.8.255.255")).networks).is_ok());
+        let error = check_pools(&networks(&text("10.9.0.0")).networks).unwrap_err().to_string();
+        assert!(error.contains("65536 is the most"), "{error}");
     }
 }

@@ -260,6 +260,14 @@ impl Log {
     }
 }
 
+#[cfg(test)]
+impl Log {
+    /// The next write is one that the disk does not take.
+    pub(super) fn fail_next(&mut self) {
+        self.file = File::open(self.dir.join("leases")).ok();
+    }
+}
+
 fn io_error(operation: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Io { operation, path: path.to_owned(), source }
 }
@@ -443,7 +451,7 @@ mod tests {
         let (mut log, _) = Log::open(dir.path()).unwrap();
         log.append(&[lease(1, b"")]).unwrap();
         // A descriptor that cannot be written.
-        log.file = Some(File::open(dir.path().join("leases")).unwrap());
+        log.fail_next();
         assert!(log.append(&[lease(2, b"")]).is_err());
         log.append(&[lease(3, b"")]).unwrap();
         assert_eq!(reopened(dir.path()), [lease(1, b""), lease(3, b"")]);

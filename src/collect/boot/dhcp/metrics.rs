@@ -164,7 +164,7 @@ impl Metrics {
     }
 
     pub(super) fn levels(&self, levels: Levels) {
-        let Levels { free, offered, leased, quarantined } = levels;
+        let Levels { free, offered, leased, quarantined, .. } = levels;
         for (state, n) in [("free", free), ("offered", offered), ("leased", leased), ("quarantined", quarantined)] {
             self.addresses.with_label_values(&[state]).set(n as i64);
         }

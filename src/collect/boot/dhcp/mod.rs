@@ -23,12 +23,18 @@ pub(crate) mod leases;
 mod limits;
 mod listen;
 mod metrics;
+#[cfg(test)]
+mod model;
 pub mod packet;
 mod pool;
 mod read;
 mod serve;
 pub(crate) mod server;
 mod sockets;
+#[cfg(test)]
+mod states;
+#[cfg(test)]
+mod testing;
 mod why;
 mod wire;
 mod writer;

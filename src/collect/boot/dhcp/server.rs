@@ -96,6 +96,8 @@ pub(crate) struct Outcome {
 /// How many addresses are in which state; what is free is of the pools, the others are the machines' too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Levels {
+    /// How many addresses the pools have.
+    pub(crate) pools: usize,
     pub(crate) free: usize,
     pub(crate) offered: usize,
     pub(crate) leased: usize,
@@ -273,6 +275,11 @@ impl Server {
             self.bar();
         }
         self.book.expire(now.as_second());
+    }
+
+    #[cfg(test)]
+    pub(super) fn replace_machines(&mut self, machines: Machines) {
+        self.catalog = Catalog::of(machines);
     }
 
     /// For the gauges and for alarms on pools that have no free address.

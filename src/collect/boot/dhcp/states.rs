@@ -1,0 +1,443 @@
+//! RFC 2131's states: which message gets what, in order.
+
+use std::net::Ipv4Addr;
+
+use dhcproto::v4::DhcpOption;
+use jiff::Timestamp;
+
+use super::leases::Change;
+use super::testing::*;
+use super::wire::testing::Packet;
+use crate::collect::boot::mac::Mac;
+use crate::collect::boot::machines::{Boot, Machine, Machines};
+
+const US: [u8; 4] = [10, 77, 0, 1];
+const OTHER: [u8; 4] = [10, 77, 0, 2];
+
+fn discover(mac: Mac) -> Packet {
+    Packet::of(mac, 1)
+}
+
+fn selecting(mac: Mac, server: [u8; 4], ip: [u8; 4]) -> Packet {
+    Packet::of(mac, 3).ip(54, server).ip(50, ip)
+}
+
+fn reboot(mac: Mac, ip: [u8; 4]) -> Packet {
+    Packet::of(mac, 3).ip(50, ip)
+}
+
+fn renew(mac: Mac, ip: [u8; 4]) -> Packet {
+    Packet::of(mac, 3).ciaddr(ip)
+}
+
+fn pool(n: u8) -> [u8; 4] {
+    [10, 77, 0, 100 + n]
+}
+
+const STATIC: [u8; 4] = [10, 77, 0, 9];
+
+/// Steps after each other with one server: seconds that pass, what is sent, what comes of it.
+fn run(steps: Vec<(i64, Packet, &str)>) -> Rig {
+    let mut rig = Rig::serving();
+    for (n, (seconds, packet, wanted)) in steps.into_iter().enumerate() {
+        rig.now_s += seconds;
+        assert_eq!(rig.say(packet.clone()), wanted, "step {n}: {packet:?}");
+    }
+    rig
+}
+
+#[test]
+fn an_unknown_machine_in_each_state() {
+    let a = mac(1);
+    run(vec![
+        (0, discover(a), "offer 10.77.0.100 link"),
+        (0, discover(a).at(10, &[0x80, 0]), "offer 10.77.0.100 broadcast"),
+        (0, selecting(a, US, pool(0)), "ack 10.77.0.100 link"),
+        (1800, renew(a, pool(0)), "ack 10.77.0.100 client 10.77.0.100"),
+        (0, reboot(a, pool(0)), "ack 10.77.0.100 link"),
+        (0, reboot(a, pool(1)), "ack 10.77.0.101 link"),
+        (0, reboot(a, [10, 77, 0, 50]), "nak 0.0.0.0 broadcast"),
+        (0, reboot(a, [192, 168, 1, 5]), "nak 0.0.0.0 broadcast"),
+        (0, renew(a, [192, 168, 1, 5]), "nak 0.0.0.0 broadcast"),
+        (0, selecting(a, OTHER, pool(0)), "none: for another server"),
+        (0, Packet::of(a, 3), "none: no address named"),
+        (0, Packet::of(a, 7).ciaddr(pool(0)).ip(54, US), "none: released"),
+        (0, Packet::of(a, 7).ciaddr(pool(0)).ip(54, US), "none: nothing to give back"),
+        (0, Packet::of(a, 4).ip(50, pool(3)).ip(54, US), "none: nothing to give back"),
+        (0, Packet::of(a, 8).ciaddr(pool(0)), "ack 0.0.0.0 client 10.77.0.100"),
+        (0, Packet::of(a, 8), "none: no address named"),
+        (0, Packet::of(a, 5), "none: a server's message"),
+        (0, Packet::of(a, 0), "none: bootp of an unknown machine"),
+    ]);
+}
+
+#[test]
+fn a_known_machine_in_each_state() {
+    run(vec![
+        (0, discover(KNOWN).ip(50, pool(0)), "offer 10.77.0.9 link"),
+        (0, selecting(KNOWN, US, pool(0)), "nak 0.0.0.0 broadcast"),
+        (0, selecting(KNOWN, US, STATIC), "ack 10.77.0.9 link"),
+        (0, discover(KNOWN_TOO).option(61, b"\xffsystem"), "offer 10.77.0.9 link"),
+        (0, renew(KNOWN_TOO, STATIC), "ack 10.77.0.9 client 10.77.0.9"),
+        (0, reboot(mac(1), STATIC), "nak 0.0.0.0 broadcast"),
+        (0, discover(mac(1)).ip(50, STATIC), "offer 10.77.0.100 link"),
+        (0, Packet::of(KNOWN, 0), "reply 10.77.0.9 link"),
+        (0, Packet::of(KNOWN, 4).ip(50, STATIC).ip(54, US), "none: declined"),
+        (599, discover(KNOWN), "none: somebody uses the address"),
+        (2, discover(KNOWN), "offer 10.77.0.9 link"),
+        (0, discover(KNOWN).giaddr([10, 9, 0, 1]), "none: relay not trusted"),
+    ]);
+}
+
+#[test]
+fn addresses_end_and_the_oldest_is_used_again() {
+    let others = "none: pool exhausted";
+    run(vec![
+        (0, discover(mac(1)), "offer 10.77.0.100 link"),
+        (0, selecting(mac(1), US, pool(0)), "ack 10.77.0.100 link"),
+        (0, discover(mac(2)), "offer 10.77.0.101 link"),
+        (0, discover(mac(3)), "offer 10.77.0.102 link"),
+        (0, discover(mac(4)).ip(50, pool(3)), "offer 10.77.0.103 link"),
+        (59, discover(mac(5)), others),
+        // Offers end after a minute; who asked gets the same again.
+        (1, discover(mac(3)), "offer 10.77.0.102 link"),
+        (0, discover(mac(5)), "offer 10.77.0.101 link"),
+        (0, selecting(mac(2), US, pool(1)), "nak 0.0.0.0 broadcast"),
+        (0, selecting(mac(5), OTHER, pool(1)), "none: for another server"),
+        (0, selecting(mac(2), US, pool(1)), "ack 10.77.0.101 link"),
+        // The lease of .100 has ended, and its client was not there.
+        (3600, discover(mac(6)), "offer 10.77.0.103 link"),
+        (0, discover(mac(1)), "offer 10.77.0.100 link"),
+    ]);
+}
+
+#[test]
+fn one_boot_has_one_address_however_often_its_identifier_changes() {
+    let a = mac(1);
+    let pxe = |packet: Packet| packet.option(60, b"PXEClient:Arch:00007").option(61, b"\x00firmware-uuid-xx");
+    let ipxe = |packet: Packet| packet.option(77, b"iPXE").option(61, &[&[1], &a.0[..]].concat());
+    let initrd = |packet: Packet| packet.option(61, b"\xffinitrd");
+    let system = |packet: Packet| packet.option(61, b"\xffsystem");
+    run(vec![
+        (0, pxe(discover(a)), "offer 10.77.0.100 link"),
+        (0, pxe(selecting(a, US, pool(0))), "ack 10.77.0.100 link"),
+        (9, ipxe(discover(a)), "offer 10.77.0.100 link"),
+        (0, ipxe(selecting(a, US, pool(0))), "ack 10.77.0.100 link"),
+        (9, initrd(discover(a)), "offer 10.77.0.100 link"),
+        (0, initrd(selecting(a, US, pool(0))), "ack 10.77.0.100 link"),
+        // Two systems on one card at a time are two clients.
+        (0, system(discover(a)), "offer 10.77.0.101 link"),
+        (0, system(reboot(a, pool(0))), "nak 0.0.0.0 broadcast"),
+        (0, pxe(discover(a)), "offer 10.77.0.100 link"),
+    ]);
+}
+
+#[test]
+fn a_card_with_many_identifiers_does_not_get_the_whole_pool() {
+    let config = CONFIG.replace("10.77.0.103", "10.77.0.199");
+    let mut rig = Rig::new(&config, machines(), Vec::new(), START_S);
+    let said: Vec<_> = (0..40_u8).map(|n| rig.say(discover(mac(1)).option(61, &[0xff, n]))).collect();
+    assert_eq!(said.iter().filter(|said| said.starts_with("offer")).count(), 16);
+    assert_eq!(said[39], "none: the card has too many addresses");
+    assert_eq!(rig.server.levels().offered, 16);
+}
+
+#[test]
+fn a_relay_is_told_and_only_one_that_is_one() {
+    let mut rig = Rig::serving();
+    let relay = Ipv4Addr::new(10, 9, 0, 1);
+    let packet = || discover(mac(1)).giaddr([10, 9, 0, 1]).option(82, &[1, 2, b'e', b'1']);
+    let outcome = rig.send_from(packet(), relay, 67, 67);
+    assert_eq!(said(&outcome), "offer 10.9.0.100 relay 10.9.0.1");
+    assert_eq!(outcome.probe, None, "nobody hears ARP through a relay");
+    let answer = &outcome.answer.as_ref().unwrap().bytes;
+    assert_eq!(codes(answer).last(), Some(&82));
+    assert!(answer.windows(6).any(|bytes| bytes == [82, 4, 1, 2, b'e', b'1']));
+    // Its other address, in the server's network.
+    let to_us = Ipv4Addr::new(10, 77, 0, 2);
+    assert_eq!(said(&rig.send_from(packet(), to_us, 67, 67)), "offer 10.9.0.100 relay 10.9.0.1");
+    // RFC 3527.
+    let linked = discover(mac(2)).giaddr([10, 77, 0, 2]).option(82, &[5, 4, 10, 9, 0, 0]);
+    assert_eq!(said(&rig.send_from(linked, to_us, 67, 67)), "offer 10.9.0.101 relay 10.77.0.2");
+    let nak = reboot(mac(3), pool(0)).giaddr([10, 9, 0, 1]);
+    let outcome = rig.send_from(nak, relay, 67, 67);
+    assert_eq!(said(&outcome), "nak 0.0.0.0 relay 10.9.0.1");
+    assert!(decoded(&outcome).flags().broadcast(), "RFC 2131 section 4.3.2");
+    // A renewal comes through a router, without the relay.
+    let ip = Ipv4Addr::new(10, 9, 0, 100);
+    assert_eq!(said(&rig.send_from(renew(mac(1), ip.octets()), ip, 68, 67)), "ack 10.9.0.100 client 10.9.0.100");
+    for (giaddr, source, port) in [
+        ([10, 9, 0, 1], relay, 68),
+        ([10, 9, 0, 1], Ipv4Addr::new(8, 8, 8, 8), 67),
+        ([8, 8, 8, 8], relay, 67),
+        (US, relay, 67),
+    ] {
+        let outcome = rig.send_from(discover(mac(9)).giaddr(giaddr), source, port, 67);
+        assert_eq!(said(&outcome), "none: relay not trusted", "{giaddr:?} {source}:{port}");
+    }
+    let hops = packet().at(3, &[17]);
+    assert_eq!(said(&rig.send_from(hops, relay, 67, 67)), "none: relay not trusted");
+}
+
+#[test]
+fn whoever_may_not_boot_gets_nothing_of_any_kind() {
+    let mut machines = Machines::default();
+    machines.add(SERVER, Machine { boot: Boot::Off, ..machine(9, "off", vec![KNOWN]) });
+    let mut rig = Rig::new(CONFIG, machines, Vec::new(), START_S);
+    for (card, wanted) in [(KNOWN, "none: boot is off"), (mac(1), "none: unknown machine")] {
+        for packet in [discover(card), reboot(card, STATIC), renew(card, pool(0)), Packet::of(card, 8).ciaddr(STATIC)] {
+            assert_eq!(rig.say(packet.clone()), wanted, "{packet:?}");
+        }
+        assert_eq!(rig.say(Packet::of(card, 0)), wanted);
+    }
+}
+
+#[test]
+fn files_that_change_take_effect_and_leases_are_respected() {
+    let mut rig = Rig::serving();
+    assert_eq!(rig.say(discover(mac(1))), "offer 10.77.0.100 link");
+    assert_eq!(rig.say(selecting(mac(1), US, pool(0))), "ack 10.77.0.100 link");
+    // .100 becomes a machine's that is not mac(1), and mac(3) gets a file of its own.
+    let mut files = machines();
+    files.add(SERVER, machine(100, "late", vec![mac(2)]));
+    files.add(SERVER, machine(30, "own", vec![mac(3)]));
+    rig.server.replace_machines(files);
+    assert_eq!(rig.say(discover(mac(2))), "none: another has the address");
+    assert_eq!(rig.say(renew(mac(1), pool(0))), "nak 0.0.0.0 broadcast");
+    assert_eq!(rig.say(discover(mac(2))), "none: another has the address", "the NAK may be lost");
+    assert_eq!(rig.say(discover(mac(1))), "offer 10.77.0.101 link");
+    assert_eq!(rig.say(discover(mac(3))), "offer 10.77.0.30 link");
+    rig.now_s += 3601;
+    assert_eq!(rig.say(discover(mac(2))), "offer 10.77.0.100 link");
+    // And it is the pool's again when the file goes.
+    rig.server.replace_machines(machines());
+    rig.now_s += 100;
+    let offers: Vec<_> = (10..14).map(|n| rig.say(discover(mac(n)))).collect();
+    assert!(offers.iter().any(|offer| offer == "offer 10.77.0.100 link"), "{offers:?}");
+}
+
+#[test]
+fn an_answer_to_arp_before_the_request_takes_the_address_away() {
+    let mut rig = Rig::serving();
+    let outcome = rig.send(discover(mac(1)));
+    let ip = Ipv4Addr::from(pool(0));
+    assert_eq!(outcome.probe, Some(ip));
+    let at = rig.at();
+    assert!(rig.server.conflict(ip, mac(1), at).is_none(), "it is there already");
+    let conflict = rig.server.conflict(ip, mac(77), at).unwrap();
+    assert_eq!(conflict.lease, Some(Change::Quarantined(ip, START_S + 600)));
+    assert_eq!(rig.say(selecting(mac(1), US, pool(0))), "nak 0.0.0.0 broadcast");
+    assert_eq!(rig.say(discover(mac(1))), "offer 10.77.0.101 link");
+    assert!(rig.server.conflict(ip, mac(78), at).is_none(), "nobody has it");
+    assert_eq!(rig.say(selecting(mac(1), US, pool(1))), "ack 10.77.0.101 link");
+    let late = rig.server.conflict(pool(1).into(), mac(77), at).unwrap();
+    assert_eq!(late.lease, None, "what was acknowledged stays");
+    assert_eq!(rig.say(renew(mac(1), pool(1))), "ack 10.77.0.101 client 10.77.0.101");
+    assert_eq!(rig.server.levels().quarantined, 1);
+    rig.now_s += 601;
+    let at = rig.at();
+    rig.server.tick(at);
+    assert_eq!((rig.server.levels().quarantined, rig.server.levels().free), (0, 5));
+}
+
+#[test]
+fn beside_another_server_only_boot_questions_are_answered() {
+    let config = format!("mode = \"proxy\"\n{CONFIG}");
+    let mut rig = Rig::new(&config, machines(), Vec::new(), START_S);
+    let pxe = |packet: Packet| packet.option(60, b"PXEClient").option(93, &[0, 0]).option(97, &[0; 17]);
+    let outcome = rig.send(pxe(discover(mac(1))));
+    assert_eq!(said(&outcome), "offer 0.0.0.0 broadcast");
+    assert_eq!(codes(&outcome.answer.as_ref().unwrap().bytes), [53, 54, 60, 97, 43]);
+    let answer = decoded(&outcome);
+    assert_eq!((answer.siaddr(), answer.fname()), (SERVER, Some(b"undionly.kpxe\0".as_slice())));
+    assert_eq!(rig.say(discover(mac(1))), "none: left to the other server");
+    assert_eq!(rig.say(pxe(selecting(mac(1), OTHER, [10, 77, 0, 50]))), "none: left to the other server");
+    assert_eq!(rig.server.sessions.mac_of([10, 77, 0, 50].into()), Some(mac(1)), "seen on the wire");
+    let asks = |packet| pxe(packet).ciaddr([10, 77, 0, 50]);
+    let from = Ipv4Addr::new(10, 77, 0, 50);
+    let outcome = rig.send_from(asks(Packet::of(mac(1), 3)), from, 68, 4011);
+    assert_eq!(said(&outcome), "ack 0.0.0.0 sender 10.77.0.50:68");
+    assert_eq!(decoded(&outcome).fname(), Some(b"undionly.kpxe\0".as_slice()));
+    for (packet, from, wanted) in [
+        (asks(Packet::of(mac(1), 3)).ip(54, OTHER), from, "none: for another server"),
+        (asks(Packet::of(mac(1), 3)), Ipv4Addr::new(8, 8, 8, 8), "none: no address named"),
+        (asks(Packet::of(mac(1), 1)), from, "none: left to the other server"),
+        (Packet::of(mac(1), 3), from, "none: left to the other server"),
+    ] {
+        assert_eq!(said(&rig.send_from(packet, from, 68, 4011)), wanted);
+    }
+    let local = Machine { kernel: None, ..machine(9, "n9", vec![KNOWN]) };
+    let mut files = machines();
+    files.add(SERVER, local);
+    rig.server.replace_machines(files);
+    assert_eq!(rig.say(pxe(discover(KNOWN))), "none: boots from its own disk");
+}
+
+#[test]
+fn listening_never_answers_and_learns() {
+    let config = format!("mode = \"listen\"\n{CONFIG}");
+    let mut rig = Rig::new(&config, machines(), Vec::new(), START_S);
+    for packet in [discover(KNOWN), discover(mac(1)), reboot(mac(1), pool(0)), Packet::of(KNOWN, 0)] {
+        let outcome = rig.send(packet);
+        assert_eq!(said(&outcome), "none: listening only");
+        assert!(outcome.lease.is_none() && outcome.probe.is_none());
+    }
+    let ack = Packet::of(mac(2), 5).at(0, &[2]).at(16, &[10, 77, 0, 60]).ip(54, OTHER);
+    assert_eq!(said(&rig.send(ack)), "none: another server");
+    assert_eq!(rig.server.sessions.mac_of([10, 77, 0, 60].into()), Some(mac(2)));
+}
+
+#[test]
+fn foreign_servers_are_noticed_where_we_are_the_server() {
+    let mut rig = Rig::serving();
+    let offer = |server| Packet::of(mac(2), 2).at(0, &[2]).at(16, &[10, 77, 0, 60]).ip(54, server);
+    let outcome = rig.send(offer(OTHER));
+    assert_eq!((said(&outcome).as_str(), outcome.counted.foreign), ("none: another server", Some(OTHER.into())));
+    let outcome = rig.send(offer(US));
+    assert_eq!((said(&outcome).as_str(), outcome.counted.foreign), ("none: our own answer", None));
+    let outcome = rig.send(selecting(mac(2), OTHER, [10, 77, 0, 60]));
+    assert_eq!(outcome.counted.foreign, Some(OTHER.into()));
+}
+
+#[test]
+fn options_come_in_the_order_in_which_they_are_asked_for() {
+    let mut rig = Rig::serving();
+    let asked = discover(KNOWN).option(55, &[59, 15, 12, 1, 3, 6, 58, 12, 121, 28]).option(61, b"\xffabc");
+    let outcome = rig.send(asked);
+    assert_eq!(codes(&outcome.answer.as_ref().unwrap().bytes), [53, 54, 51, 1, 59, 15, 12, 3, 6, 58, 28, 61]);
+    assert_eq!(option(&outcome, 12), Some(DhcpOption::Hostname("n9".into())));
+    assert_eq!(option(&outcome, 15), Some(DhcpOption::DomainName("example".into())));
+    assert_eq!(option(&outcome, 3), Some(DhcpOption::Router(vec![Ipv4Addr::new(10, 77, 0, 254)])));
+    assert_eq!(option(&outcome, 6), Some(DhcpOption::DomainNameServer(vec![SERVER])));
+    assert_eq!(option(&outcome, 58), Some(DhcpOption::Renewal(1800)));
+    assert_eq!(option(&outcome, 59), Some(DhcpOption::Rebinding(3150)));
+    let nothing = rig.send(discover(mac(1)));
+    assert_eq!(codes(&nothing.answer.as_ref().unwrap().bytes), [53, 54, 51, 1, 3, 6, 15, 28]);
+    for (asked, given) in [(1_u32, 60), (600, 600), (u32::MAX, 3600)] {
+        let outcome = rig.send(discover(mac(1)).option(51, &asked.to_be_bytes()));
+        assert_eq!(option(&outcome, 51), Some(DhcpOption::AddressLeaseTime(given)));
+    }
+    let nak = rig.send(reboot(mac(1), STATIC).option(55, &[1, 3, 6, 67]));
+    assert_eq!(codes(&nak.answer.as_ref().unwrap().bytes), [53, 54, 56]);
+}
+
+#[test]
+fn each_loader_is_told_as_it_reads_it() {
+    let mut rig = Rig::serving();
+    let list: Vec<u8> = vec![1, 3, 43, 60, 66, 67, 97];
+    let pxe = discover(mac(1)).option(60, b"PXEClient").option(93, &[0, 7]).option(97, &[0; 17]).option(55, &list);
+    let outcome = rig.send(pxe);
+    assert_eq!(codes(&outcome.answer.as_ref().unwrap().bytes), [53, 54, 51, 60, 97, 43, 1, 3, 66, 67]);
+    assert_eq!(option(&outcome, 67), Some(DhcpOption::BootfileName(b"snponly.efi\0".to_vec())));
+    assert_eq!(option(&outcome, 66), Some(DhcpOption::TFTPServerName(b"10.77.0.1".to_vec())));
+    assert_eq!(option(&outcome, 43), Some(DhcpOption::VendorExtensions(vec![6, 1, 8, 255])));
+    assert_eq!(decoded(&outcome).siaddr(), SERVER);
+    let http = rig.send(discover(mac(1)).option(60, b"HTTPClient:Arch:00016").option(93, &[0, 16]).option(55, &list));
+    assert_eq!(option(&http, 60), Some(DhcpOption::ClassIdentifier(b"HTTPClient".to_vec())));
+    assert_eq!(option(&http, 67), Some(DhcpOption::BootfileName(b"http://10.77.0.1/snponly.efi".to_vec())));
+    assert_eq!(decoded(&http).fname(), None);
+    let ipxe = rig.send(discover(mac(1)).option(60, b"PXEClient").option(77, b"iPXE").option(55, &list));
+    assert_eq!(option(&ipxe, 67), Some(DhcpOption::BootfileName(b"http://10.77.0.1/boot.ipxe".to_vec())));
+    assert_eq!(decoded(&ipxe).fname(), Some(b"http://10.77.0.1/boot.ipxe\0".as_slice()));
+    let alone = ipxe.answer.as_ref().unwrap().bytes.windows(5).any(|bytes| bytes == [175, 3, 176, 1, 1]);
+    assert!(alone && option(&ipxe, 43).is_none() && option(&ipxe, 60).is_none());
+}
+
+#[test]
+fn answers_have_the_sizes_that_fit() {
+    let config = CONFIG.replace("router = [", &format!("router = [{}", "\"10.77.0.254\", ".repeat(200)));
+    let mut rig = Rig::new(&config, machines(), Vec::new(), START_S);
+    let mut len = |packet: Packet| rig.send(packet).answer.unwrap().bytes.len();
+    let id = [0xff; 200];
+    let list = [1, 3, 6, 15, 28, 12];
+    let asks = || discover(mac(1)).option(55, &list).option(61, &id).option(82, &[1, 2, 0, 0]);
+    assert!((450..=548).contains(&len(asks())), "the routers do not fit");
+    assert!((300..=548).contains(&len(asks().option(57, &[0, 1]))), "less than 576 is none");
+    let large = len(asks().option(57, &[255, 255]));
+    assert!((1200..=1472).contains(&large), "{large}");
+    assert_eq!(len(discover(mac(1)).option(55, &[1])), 300);
+    assert_eq!(len(Packet::of(KNOWN, 0).option(55, &list)), 300);
+    // Before RFC 1048: no options, as its vendor field has none.
+    let old = Packet(vec![0; 300]).at(0, &[1, 1, 6]).at(28, &KNOWN.0);
+    let answer = rig.send(old).answer.unwrap().bytes;
+    assert_eq!((answer.len(), &answer[16..20]), (300, STATIC.as_slice()));
+    assert!(answer[236..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn what_is_beyond_a_cards_rate_is_dropped_without_an_event() {
+    let config = CONFIG.replace("max_rate_per_client = 0", "max_rate_per_client = 2");
+    let mut rig = Rig::new(&config, machines(), Vec::new(), START_S);
+    assert!((0..2).all(|_| rig.say(discover(mac(1))).starts_with("offer")));
+    let outcome = rig.send(discover(mac(1)));
+    assert_eq!(said(&outcome), "none: too many messages");
+    assert!(outcome.record.is_none());
+}
+
+#[test]
+fn an_event_says_what_came_what_went_and_why() {
+    let mut rig = Rig::serving();
+    let packet = discover(KNOWN)
+        .option(60, b"PXEClient:Arch:00007")
+        .option(93, &[0, 7])
+        .option(97, &[&[0], &[0xab; 16][..]].concat())
+        .option(12, b"we\"ird\xff");
+    let body = rig.send(packet).record.unwrap().end();
+    let event: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    for (name, wanted) in [
+        ("kind", "dhcp"),
+        ("machine", "n9.example"),
+        ("mac", "52:54:00:00:00:09"),
+        ("addr", "10.77.0.9"),
+        ("message", "discover"),
+        ("direction", "in"),
+        ("xid", "12345678"),
+        ("arch", "uefi_x64"),
+        ("vendor_class", "PXEClient:Arch:00007"),
+        ("uuid", "abababab-abab-abab-abab-abababababab"),
+        ("hostname", "we\"ird\u{FFFD}"),
+        ("decision", "offer"),
+        ("answer_addr", "10.77.0.9"),
+        ("file", "snponly.efi"),
+        ("why", "known machine"),
+    ] {
+        assert_eq!(event[name], wanted, "{name}");
+    }
+    assert_eq!(event["lease_s"], 3600);
+    assert!(event["session"].as_str().unwrap().starts_with("525400000009-"));
+    let at: Timestamp = event["ts"].as_str().unwrap().parse().unwrap();
+    assert_eq!(at.as_second(), START_S);
+    let body = rig.send(Packet(vec![7; 10])).record.unwrap().end();
+    let event: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((&event["message"], &event["why"]), (&"malformed".into(), &"short".into()));
+}
+
+/// What real clients sent.
+#[test]
+fn packets_of_real_clients_are_understood() {
+    for (file, class, wanted) in [
+        ("ipxe-bios-discover", "Ipxe bios", "offer"),
+        ("ipxe-efi-discover", "Ipxe uefi_x64", "offer"),
+        ("ovmf-pxe-discover", "Pxe uefi_x64", "offer"),
+        ("ovmf-http-discover", "Http uefi_x64", "offer"),
+        ("udhcpc-discover", "System -", "offer"),
+        ("dhclient-discover", "System -", "offer"),
+        ("bootpc-bootp-request", "Bootp -", "none"),
+        ("dhclient-request-init-reboot", "System -", "nak"),
+        ("udhcpc-request-renewing", "System -", "nak"),
+        ("udhcpc-release", "System -", "none"),
+        ("udhcpc-offer", "System -", "none"),
+        ("ovmf-pxe-ack", "System -", "none"),
+    ] {
+        let path = format!("{}/tests/golden/boot/dhcp-{file}.bin", env!("CARGO_MANIFEST_DIR"));
+        let bytes = std::fs::read(&path).unwrap();
+        let request = super::wire::Request::parse(&bytes).unwrap();
+        let arch = super::class::arch(&request).and_then(super::class::arch_name).unwrap_or("-");
+        assert_eq!(format!("{:?} {arch}", super::class::Class::of(&request)), class, "{file}");
+        let mut rig = Rig::serving();
+        let arrival = super::server::Arrival { interface: 0, source: "0.0.0.0:68".parse().unwrap(), port: 67 };
+        let at = rig.at();
+        let outcome = rig.server.handle(&bytes, &arrival, at);
+        assert_eq!(outcome.counted.answer, wanted, "{file}: {}", said(&outcome));
+    }
+}
