@@ -330,7 +330,12 @@ impl Server {
         }
         let (machine, why) = match verdict {
             _ if self.mode == Mode::Listen => return Decision::silent(Why::Listening),
-            Verdict::Refused(why) => return Decision::silent(Why::Refused(*why)),
+            Verdict::Refused(why) => {
+                // Whom we refuse may well be another server's.
+                let named = asked.request.server_id.filter(|id| !self.networks.is_server(*id));
+                let foreign = named.filter(|_| self.mode == Mode::Serve);
+                return Decision { foreign, ..Decision::silent(Why::Refused(*why)) };
+            }
             Verdict::Known(machine) => (machine, Why::Known),
             Verdict::Default(machine) => (machine, Why::Default),
         };
@@ -345,7 +350,8 @@ impl Server {
     fn others_reply(&mut self, asked: Asked<'_>) -> Decision {
         let Asked { request, arrival, .. } = asked;
         let server = request.server_id.unwrap_or(*arrival.source.ip());
-        if self.networks.is_server(server) {
+        // Where this one gives no addresses, another on this machine has the same address as this one.
+        if self.mode == Mode::Serve && self.networks.is_server(server) {
             return Decision::silent(Why::OurOwn);
         }
         if self.mode != Mode::Serve && request.message == Message::Ack && self.networks.of(request.yiaddr).is_some() {
