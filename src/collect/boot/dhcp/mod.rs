@@ -114,6 +114,7 @@ pub(crate) fn spawn(
     };
     let (networks, machines, sessions) = (world.networks.clone(), world.machines.clone(), world.sessions.clone());
     let server = Server::new(&world.config, networks, machines, sessions, leases, Timestamp::now());
+    let server = server.with_names(world.names.clone());
     let delivery = Arc::new(Delivery::new(world, metrics.clone(), bound.sockets));
 
     let (queue, writer) = match log {

@@ -139,6 +139,9 @@ impl Server {
         let until_s = asked.now_s + i64::from(self.lease_time(asked)) + 1;
         let change = self.book.lease(ip, &client, until_s);
         self.sessions.address(client.mac, ip);
+        // A machine has the name of its file.
+        let host = asked.request.host_name().filter(|_| machine.ip.is_none());
+        self.names.lease(ip, host, until_s, asked.now_s);
         Decision::answered(why, reply).with(change)
     }
 
@@ -149,6 +152,7 @@ impl Server {
         };
         let until_s = asked.now_s.saturating_add(self.decline_s);
         self.book.quarantine(ip, until_s);
+        self.names.released(ip);
         Decision::silent(Why::Declined).with(Change::Quarantined(ip, until_s))
     }
 
@@ -158,6 +162,7 @@ impl Server {
             return Decision::silent(Why::NotHeld);
         };
         self.book.end(ip);
+        self.names.released(ip);
         Decision::silent(Why::Released).with(Change::Freed(ip))
     }
 

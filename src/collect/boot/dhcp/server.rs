@@ -25,6 +25,7 @@ use super::why::Why;
 use super::wire::{Malformed, Message, Request};
 use crate::collect::boot::audit::{self, Record};
 use crate::collect::boot::config::{Config, Mode};
+use crate::collect::boot::dns::Names;
 use crate::collect::boot::mac::Mac;
 use crate::collect::boot::machines::catalog::Catalog;
 use crate::collect::boot::machines::{Machine, Machines};
@@ -123,6 +124,8 @@ pub(crate) struct Server {
     /// The files that `book` knows of.
     machines: Arc<Machines>,
     pub(super) sessions: Arc<Sessions>,
+    /// Told what leases' clients call themselves.
+    pub(super) names: Names,
     pub(super) book: Book,
     limits: Limits,
 }
@@ -204,11 +207,17 @@ impl Server {
             catalog: machines,
             machines: current,
             sessions,
+            names: Names::default(),
             book,
             limits: Limits::new(config.dhcp.max_rate_per_client),
         };
         server.bar();
         server
+    }
+
+    /// Says the names of leases where DNS looks for them.
+    pub(crate) fn with_names(self, names: Names) -> Server {
+        Server { names, ..self }
     }
 
     /// What a packet leads to: any bytes.

@@ -26,7 +26,6 @@ use hickory_proto::op::{Edns, Header, HeaderCounts, Message, MessageType, Metada
 use hickory_proto::rr::rdata::{A, HINFO, NS, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
-use jiff::Timestamp;
 
 use super::index::{Found, Zones};
 
@@ -110,7 +109,7 @@ pub(super) struct Answer {
 }
 
 /// The answer to `packet`. Never more than its transport takes, never a panic.
-pub(super) fn answer(packet: &[u8], asker: Asker, zones: Zones<'_>, now: Timestamp) -> Reply {
+pub(super) fn answer(packet: &[u8], asker: Asker, zones: Zones<'_>) -> Reply {
     let query = match read(packet) {
         Ok(query) => query,
         Err(Unusable::Silent(silent)) => return Reply::None(silent),
@@ -137,7 +136,7 @@ pub(super) fn answer(packet: &[u8], asker: Asker, zones: Zones<'_>, now: Timesta
             Reply::Forward(Box::new(query))
         }
         (Found::Nobody, None) => refuse(ResponseCode::Refused, "not ours"),
-        (found, zone) => Reply::Answer(Draft::new(&query, asker).with(found, zone, zones, now)),
+        (found, zone) => Reply::Answer(Draft::new(&query, asker).with(found, zone, zones)),
     }
 }
 
@@ -223,7 +222,7 @@ impl<'a> Draft<'a> {
         self.end(Some(why))
     }
 
-    fn with(mut self, found: Found, zone: Option<String>, zones: Zones<'_>, now: Timestamp) -> Answer {
+    fn with(mut self, found: Found, zone: Option<String>, zones: Zones<'_>) -> Answer {
         self.message.metadata.authoritative = true;
         let question = self.query.queries.first();
         let asked = question.map_or(RecordType::ZERO, |question| question.query_type);
@@ -242,7 +241,7 @@ impl<'a> Draft<'a> {
                 absolute(&target).into_iter().for_each(|target| put(RData::PTR(PTR(target))));
             }
             (Found::Apex, RecordType::SOA) => {
-                zone.iter().filter_map(|zone| soa(zone, zones, now)).for_each(|soa| put(RData::SOA(soa)));
+                zone.iter().filter_map(|zone| soa(zone, zones)).for_each(|soa| put(RData::SOA(soa)));
             }
             (Found::Apex, RecordType::NS) => {
                 zone.iter().filter_map(|zone| server(zone, zones)).for_each(|server| put(RData::NS(NS(server))));
@@ -251,7 +250,7 @@ impl<'a> Draft<'a> {
         }
         if self.message.answers.is_empty()
             && let Some(zone) = zone
-            && let Some(soa) = soa(&zone, zones, now)
+            && let Some(soa) = soa(&zone, zones)
         {
             self.message.add_authority(Record::from_rdata(zone, TTL_S, RData::SOA(soa)));
         }
@@ -295,9 +294,9 @@ fn server(zone: &Name, zones: Zones<'_>) -> Option<Name> {
 }
 
 /// The zone's SOA. Nobody transfers it, so its number may be the time.
-fn soa(zone: &Name, zones: Zones<'_>, now: Timestamp) -> Option<SOA> {
+fn soa(zone: &Name, zones: Zones<'_>) -> Option<SOA> {
     let rname = zone.prepend_label("hostmaster").ok()?;
-    Some(SOA::new(server(zone, zones)?, rname, now.as_second() as u32, 3600, 600, 86_400, TTL_S))
+    Some(SOA::new(server(zone, zones)?, rname, zones.now_s as u32, 3600, 600, 86_400, TTL_S))
 }
 
 #[cfg(test)]

@@ -103,6 +103,8 @@ pub(super) struct Zones<'a> {
     pub(super) index: &'a Index,
     pub(super) names: &'a Names,
     pub(super) networks: &'a Networks,
+    /// For leases.
+    pub(super) now_s: i64,
 }
 
 impl Zones<'_> {
@@ -163,7 +165,7 @@ impl Zones<'_> {
 
     fn leased(&self, key: &str) -> Option<Ipv4Addr> {
         let (label, rest) = key.split_once('.').unwrap_or((key, ""));
-        let ip = self.names.address(label)?;
+        let ip = self.names.address(label, self.now_s)?;
         (rest.is_empty() || self.networks.of(ip).is_some_and(|network| text(&network.domain) == rest)).then_some(ip)
     }
 
@@ -171,7 +173,7 @@ impl Zones<'_> {
         if let Some(name) = self.index.by_ip.get(&ip) {
             return Some(name.clone());
         }
-        let label = self.names.name(ip)?;
+        let label = self.names.name(ip, self.now_s)?;
         let domain = self.networks.of(ip).map_or("", |network| network.domain.as_str());
         let (bare, full) = both(&label, domain);
         Some(full.unwrap_or(bare))

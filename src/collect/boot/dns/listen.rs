@@ -153,8 +153,9 @@ impl Server {
             return Step::Nothing;
         }
         let index = self.index();
-        let zones = Zones { index: &index, names: &self.world.names, networks: &self.world.networks };
-        match answer::answer(packet, client.asker, zones, now) {
+        let (names, networks) = (&self.world.names, &self.world.networks);
+        let zones = Zones { index: &index, names, networks, now_s: now.as_second() };
+        match answer::answer(packet, client.asker, zones) {
             Reply::None(silent) => {
                 self.metrics.dropped(Dropped::Silent(silent));
                 Step::Nothing

@@ -34,17 +34,17 @@ impl Bench {
             machines.add(SERVER, machine);
         }
         let names = Names::default();
-        names.lease([10, 77, 0, 100].into(), Some(b"Laptop"));
-        names.lease([10, 77, 0, 101].into(), Some(b"web1"));
+        names.lease([10, 77, 0, 100].into(), Some(b"Laptop"), 60, 0);
+        names.lease([10, 77, 0, 101].into(), Some(b"web1"), 60, 0);
         Bench { index: Index::new(Arc::new(machines), &networks), names, networks }
     }
 
     fn zones(&self) -> Zones<'_> {
-        Zones { index: &self.index, names: &self.names, networks: &self.networks }
+        Zones { index: &self.index, names: &self.names, networks: &self.networks, now_s: 0 }
     }
 
     fn reply(&self, packet: &[u8], asker: Asker) -> Reply {
-        answer(packet, asker, self.zones(), Timestamp::UNIX_EPOCH)
+        answer(packet, asker, self.zones())
     }
 
     /// The answer to a plain question by UDP.
