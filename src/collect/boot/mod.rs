@@ -18,11 +18,12 @@
 
 #![allow(dead_code)]
 
+mod arp_table;
 mod audit;
 mod config;
 pub mod dhcp;
 mod dns;
-mod files;
+pub mod files;
 mod http;
 mod mac;
 mod machines;
@@ -31,7 +32,7 @@ mod policy;
 mod power;
 mod script;
 pub mod sessions;
-mod tftp;
+pub mod tftp;
 mod world;
 
 use std::path::Path;

@@ -1,16 +1,25 @@
-//! What all protocols share.
+//! What all protocols share: who somebody is, what may be done for it, and what it gets for a name.
+//!
+//! TFTP and HTTP both ask [`World::serve`], so that a name means the same in both, and say [`World::fetched`] or
+//! [`World::failed`] of what became of it: only a file that has arrived whole takes the machine's session forward.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::audit::Audit;
+use greypit_pipeline::Kind;
+use jiff::Timestamp;
+
+use super::arp_table;
+use super::audit::{Audit, Record};
 use super::config::Config;
 use super::dns::Names;
-use super::files::Root;
-use super::machines::Machines;
+use super::files::{Content, Denied, Name, Root};
 use super::machines::catalog::Catalog;
-use super::net::Networks;
-use super::policy::{self, Verdict};
-use super::sessions::{Sessions, Who};
+use super::machines::{Boot, Machine, Machines};
+use super::net::{Network, Networks};
+use super::policy::{self, Verdict, Why};
+use super::script;
+use super::sessions::{Id, Protocol, Sessions, Stage, Who};
 
 /// One for the collector, shared by its tasks.
 #[derive(Debug)]
@@ -25,6 +34,55 @@ pub(crate) struct World {
     pub(crate) audit: Audit,
 }
 
+/// What somebody gets for a name, and what is recorded of it.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) who: Who,
+    /// The host name of a known machine.
+    pub(crate) machine: Option<String>,
+    pub(crate) session: Option<Id>,
+    /// The name as it was understood; none where it is none.
+    pub(crate) name: Option<Name>,
+    /// How far the machine is once it has this.
+    stage: Option<Stage>,
+    pub(crate) content: Result<Content, Nothing>,
+}
+
+/// Why somebody gets nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Nothing {
+    /// Its address is in none of our networks: it gets no answer at all.
+    Outside,
+    Refused(Why),
+    Denied(Denied),
+    /// The script cannot be made.
+    Script(String),
+}
+
+impl Nothing {
+    /// For metrics.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Nothing::Outside => "outside",
+            Nothing::Refused(_) => "policy",
+            Nothing::Denied(Denied::Missing) => "missing",
+            Nothing::Denied(Denied::Name) => "name",
+            Nothing::Denied(Denied::Unreadable) => "unreadable",
+            Nothing::Script(_) => "script",
+        }
+    }
+
+    /// For a person, on one line.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Nothing::Outside => "not in one of our networks".to_owned(),
+            Nothing::Refused(why) => why.name().to_owned(),
+            Nothing::Denied(denied) => denied.name().to_owned(),
+            Nothing::Script(problem) => format!("the script cannot be made: {}", problem.replace('\n', "; ")),
+        }
+    }
+}
+
 impl World {
     /// The files as they are now.
     pub(crate) fn machines(&self) -> Arc<Machines> {
@@ -32,10 +90,248 @@ impl World {
     }
 
     /// The one policy for whoever has an address in one of our networks; `None` for others.
-    pub(crate) fn judge_ip(&self, ip: std::net::Ipv4Addr) -> Option<(Who, Verdict)> {
+    pub(crate) fn judge_ip(&self, ip: Ipv4Addr) -> Option<(Who, Verdict)> {
         let network = self.networks.of(ip)?;
-        let mac = self.sessions.mac_of(ip);
+        let mac = self.sessions.mac_of(ip).or_else(|| self.ask_kernel(ip, network));
         let verdict = policy::judge(&self.machines(), network.server, mac, Some(ip));
         Some((Who { mac, ip: Some(ip) }, verdict))
+    }
+
+    /// The last resort, for machines on our links that no DHCP message was seen of.
+    fn ask_kernel(&self, ip: Ipv4Addr, network: &Network) -> Option<super::mac::Mac> {
+        let interface = &self.networks.interfaces.get(network.interface?)?.name;
+        let mac = arp_table::look_up(ip, interface)?;
+        self.sessions.address(mac, ip);
+        Some(mac)
+    }
+
+    /// Who asks, before it is looked at what for.
+    pub(crate) fn identify(&self, peer: Ipv4Addr, now: Timestamp) -> (Served, Verdict) {
+        let Some((who, verdict)) = self.judge_ip(peer) else {
+            let who = Who { mac: None, ip: Some(peer) };
+            let nobody =
+                Served { who, machine: None, session: None, name: None, stage: None, content: Err(Nothing::Outside) };
+            return (nobody, Verdict::Refused(Why::Unknown));
+        };
+        let machine = match &verdict {
+            Verdict::Known(machine) => Some(machine.hostname.clone()),
+            _ => None,
+        };
+        let content = match &verdict {
+            Verdict::Refused(why) => Nothing::Refused(*why),
+            _ => Nothing::Denied(Denied::Name),
+        };
+        let session = self.sessions.of(who, now);
+        (Served { who, machine, session, name: None, stage: None, content: Err(content) }, verdict)
+    }
+
+    /// What `peer` gets for a name of a request, with its URL's escapes undone. May wait for the disk.
+    pub(crate) fn serve(&self, peer: Ipv4Addr, name: &[u8], now: Timestamp) -> Served {
+        let (mut served, verdict) = self.identify(peer, now);
+        let Ok(name) = Name::of(name) else { return served };
+        served.name = Some(name.clone());
+        let (Some(machine), Some(network)) = (verdict.machine(), self.networks.of(peer)) else { return served };
+        let server = network.server;
+        served.stage = self.stage(machine, server, &name);
+        served.content = if name.is_script() {
+            // Whoever asks for it is iPXE, also where DHCP did not pass here; its template may use the session's id.
+            served.session = served.session.or_else(|| self.sessions.step(served.who, Stage::Ipxe, now));
+            let facts = script::Facts {
+                server,
+                base: &self.base(server),
+                ip: served.who.ip,
+                mac: served.who.mac,
+                session: served.session.as_deref(),
+            };
+            script::make(machine, &facts).map(|text| Content::Made(text.into_bytes())).map_err(Nothing::Script)
+        } else {
+            self.root.find(&name).map(|(file, size)| Content::File(file, size)).map_err(Nothing::Denied)
+        };
+        served
+    }
+
+    /// Where machines find files: HTTP, and TFTP where HTTP is off.
+    pub(crate) fn base(&self, server: Ipv4Addr) -> String {
+        match (self.config.http.port, self.config.tftp.port) {
+            (0, 69) => format!("tftp://{server}"),
+            (0, port) => format!("tftp://{server}:{port}"),
+            (80, _) => format!("http://{server}"),
+            (port, _) => format!("http://{server}:{port}"),
+        }
+    }
+
+    fn stage(&self, machine: &Machine, server: Ipv4Addr, name: &Name) -> Option<Stage> {
+        let base = self.base(server);
+        let is = |text: &str| name.is(text.strip_prefix(&base).unwrap_or(text));
+        if name.is_script() {
+            Some(Stage::Script)
+        } else if matches!(&machine.boot, Boot::File(file) if is(file)) {
+            Some(Stage::Loader)
+        } else if machine.kernel.as_deref().is_some_and(is) {
+            Some(Stage::Kernel)
+        } else if machine.initrd.iter().any(|text| is(text)) {
+            Some(Stage::Initrd)
+        } else {
+            self.config.dhcp.loader.values().any(|text| is(text)).then_some(Stage::Loader)
+        }
+    }
+
+    /// Says that what was served has arrived; the session that this belongs to.
+    pub(crate) fn fetched(&self, served: &Served, protocol: Protocol, now: Timestamp) -> Option<Id> {
+        match served.stage {
+            Some(stage) => self.sessions.step_by(served.who, stage, protocol, now),
+            None => served.session.clone(),
+        }
+    }
+
+    /// Says that it did not.
+    pub(crate) fn failed(&self, served: &Served, why: &str, now: Timestamp) {
+        let name = served.name.as_ref().map(|name| name.as_bytes().escape_ascii().to_string());
+        self.sessions.failed(served.who, &format!("{}: {why}", name.as_deref().unwrap_or("a file")), now);
+    }
+
+    /// Begins the record of a transfer.
+    pub(crate) fn record(&self, kind: Kind, served: &Served, session: Option<Id>, at: Timestamp) -> Record {
+        Record::new(kind, at)
+            .known("session", session)
+            .known("machine", served.machine.as_ref())
+            .known("mac", served.who.mac)
+            .known("addr", served.who.ip)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::collect::boot::net::Interface;
+    use greypit_pipeline::submit::testing::{Queue, queue};
+    use prometheus::Registry;
+    use std::path::Path;
+    use std::time::Duration;
+
+    /// A world of `server`/`prefix` with files below `root`, and the other end of its audit.
+    pub(crate) fn world(text: &str, server: &str, root: &Path, machines: Machines) -> (World, Queue, Registry) {
+        let config: Config = toml::from_str(text).unwrap();
+        let net: ipnet::Ipv4Net = server.parse().unwrap();
+        let interface = Interface {
+            name: "lo".to_owned(),
+            index: 1,
+            mac: super::super::mac::Mac([0; 6]),
+            addr: net.addr(),
+            subnet: net.trunc(),
+        };
+        let (submit, queue) = queue(1 << 24);
+        let registry = Registry::new();
+        let world = World {
+            networks: Networks::new(&config, vec![interface]).unwrap(),
+            machines: Catalog::of(machines),
+            sessions: Arc::new(Sessions::new(Duration::from_secs(600))),
+            root: Root::open(root).unwrap(),
+            names: Names::default(),
+            audit: Audit::new(submit, &registry).unwrap(),
+            config,
+        };
+        (world, queue, registry)
+    }
+
+    /// `default/` of `server`, with nothing in it.
+    pub(crate) fn everybody(server: &str) -> Machines {
+        let mut machines = Machines::default();
+        machines.add(server.parse().unwrap(), Machine::default());
+        machines
+    }
+
+    /// The next event of a queue.
+    pub(crate) fn event(queue: &mut Queue) -> serde_json::Value {
+        let group = queue.next(Duration::from_secs(20)).expect("an event");
+        let (_, body) = group.iter().next().expect("one in the group");
+        serde_json::from_slice(body).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mac::Mac;
+    use super::*;
+
+    fn read(served: &Served) -> Result<Vec<u8>, Nothing> {
+        match &served.content {
+            Ok(Content::Made(text)) => Ok(text.clone()),
+            Ok(Content::File(file, size)) => {
+                let mut bytes = vec![0; *size as usize];
+                std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, 0).unwrap();
+                Ok(bytes)
+            }
+            Err(nothing) => Err(nothing.clone()),
+        }
+    }
+
+    #[test]
+    fn one_policy_and_one_meaning_of_names() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["vmlinuz", "initrd", "snponly.efi", "other", "grub"] {
+            std::fs::write(dir.path().join(name), name).unwrap();
+        }
+        let server: Ipv4Addr = "10.77.0.1".parse().unwrap();
+        let machine = |last: u8, boot| Machine {
+            hostname: format!("m{last}"),
+            ip: Some(Ipv4Addr::new(10, 77, 0, last)),
+            macs: vec![Mac([2, 0, 0, 0, 0, last])],
+            boot,
+            kernel: Some("/vmlinuz".into()),
+            initrd: vec!["http://10.77.0.1/initrd".into()],
+            ..Machine::default()
+        };
+        let mut machines = Machines::default();
+        machines.add(server, machine(9, Boot::Script));
+        machines.add(server, machine(10, Boot::Off));
+        machines.add(server, machine(11, Boot::File("grub".into())));
+        let (world, _queue, _) = testing::world("", "10.77.0.1/24", dir.path(), machines);
+        let now = Timestamp::UNIX_EPOCH;
+        for last in [9, 10, 11] {
+            world.sessions.address(Mac([2, 0, 0, 0, 0, last]), Ipv4Addr::new(10, 77, 0, last));
+        }
+        let serve = |last: u8, name: &str| world.serve(Ipv4Addr::new(10, 77, 0, last), name.as_bytes(), now);
+
+        for (last, name, stage) in [
+            (9, "//vmlinuz", Some(Stage::Kernel)),
+            (9, "initrd\u{0}", Some(Stage::Initrd)),
+            (9, "snponly.efi", Some(Stage::Loader)),
+            (9, "other", None),
+            (9, "grub", None),
+            (11, "grub", Some(Stage::Loader)),
+        ] {
+            let served = serve(last, name);
+            assert_eq!(served.stage, stage, "{name}");
+            let wanted = name.trim_matches(['/', '\0']);
+            assert_eq!(read(&served).as_deref(), Ok(wanted.as_bytes()), "{name}");
+            assert_eq!(served.machine, Some(format!("m{last}")));
+        }
+        let script = serve(9, "autoexec.ipxe");
+        assert!(read(&script).unwrap().starts_with(b"#!ipxe"));
+        assert_eq!(script.stage, Some(Stage::Script));
+        let began = world.fetched(&script, Protocol::Http, now);
+        assert!(began.is_some() && serve(9, "other").session == began);
+
+        assert_eq!(read(&serve(10, "other")), Err(Nothing::Refused(Why::Off)));
+        assert_eq!(read(&serve(10, "boot.ipxe")), Err(Nothing::Refused(Why::Off)));
+        assert_eq!(read(&serve(12, "other")), Err(Nothing::Refused(Why::Unknown)));
+        assert_eq!(read(&serve(9, "../x")), Err(Nothing::Denied(Denied::Name)));
+        let outside = world.serve("10.78.0.9".parse().unwrap(), b"other", now);
+        assert_eq!(read(&outside), Err(Nothing::Outside));
+    }
+
+    #[test]
+    fn where_files_are_found_follows_the_ports() {
+        let dir = tempfile::tempdir().unwrap();
+        for (text, base) in [
+            ("", "http://10.77.0.1"),
+            ("http.port = 8080", "http://10.77.0.1:8080"),
+            ("http.port = 0", "tftp://10.77.0.1"),
+            ("http.port = 0\ntftp.port = 1069", "tftp://10.77.0.1:1069"),
+        ] {
+            let (world, ..) = testing::world(text, "10.77.0.1/24", dir.path(), Machines::default());
+            assert_eq!(world.base("10.77.0.1".parse().unwrap()), base);
+        }
     }
 }

@@ -1,44 +1,62 @@
-//! TFTP.
+//! TFTP, read only: RFC 1350, 2347, 2348, 2349, 7440.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `wire` | packets, pure |
+//! | `negotiate` | options, pure |
+//! | `transfer` | one transfer: windows, timeouts; pure |
+//! | `netascii` | lines |
+//! | `table` | which transfers go on |
+//! | `listen` | port 69 |
+//! | `serve`, `socket` | a thread a transfer, with a socket connected to the client |
+//!
+//! A blocking thread a transfer, since lock-step TFTP is one wake-up a block, and that is where its time goes. In
+//! single-port mode (clients behind NAT, a server in a container) the transfer's socket has port 69 too: the kernel gives
+//! packets of a client to the socket that is connected to it.
+//!
+//! Limits: `boot.tftp.max_transfers` threads of 256 KiB stack, 256 KiB of file read ahead and a window of at most 1 MiB;
+//! `max_transfers_per_client`; `max_file`; `max_duration`; a request of 1024 bytes; 5 retransmissions of the same in a
+//! row. A peer outside of our networks gets no answer, nor does a request above the limits (it comes again by itself).
+//!
+//! End: no new transfers; those that go on have two seconds, then the client is told.
 
+mod config;
+mod listen;
+mod metrics;
+mod negotiate;
+mod netascii;
+mod serve;
+mod socket;
+mod table;
+mod transfer;
+pub mod wire;
+
+use std::io;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use greypit_pipeline::{Error, Health, Result};
 use prometheus::Registry;
-use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use self::config::Config;
+use self::listen::{Door, Shared};
 use super::net::Interface;
 use super::world::World;
 
-/// `[boot.tftp]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// 0: off.
-    pub port: u16,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config { port: 69 }
-    }
-}
-
-impl Config {
-    pub(crate) fn validate(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
 /// Sockets that are bound and not yet read.
 #[derive(Debug, Default)]
-pub(crate) struct Bound {}
+pub(crate) struct Bound {
+    sockets: Vec<(Socket, SocketAddrV4)>,
+}
 
 impl Bound {
     /// For people: `tftp 10.0.0.1:69`.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        Vec::new()
+        self.sockets.iter().map(|(_, address)| format!("tftp {address}")).collect()
     }
 }
 
@@ -47,21 +65,64 @@ impl Bound {
 /// # Errors
 /// [`Error::Config`] for `boot.tftp.port`, with what to do.
 pub(crate) fn bind(config: &Config, interfaces: &[Interface]) -> Result<Bound> {
-    let _ = (config, interfaces);
-    Ok::<_, Error>(Bound {})
+    if config.port == 0 {
+        return Ok(Bound::default());
+    }
+    let sockets = interfaces.iter().map(|interface| {
+        let wanted = SocketAddrV4::new(interface.addr, config.port);
+        open(wanted, config.single_port).map_err(|error| {
+            let port = config.port;
+            refuse(format!(
+                "cannot listen on {wanted}: {error}; `ss -ulnp 'sport = :{port}'` names whoever has it; ports below 1024 \
+                 need CAP_NET_BIND_SERVICE; 0 = no TFTP"
+            ))
+        })
+    });
+    Ok(Bound { sockets: sockets.collect::<Result<_>>()? })
 }
 
-/// Answers until `stop`.
+fn open(wanted: SocketAddrV4, shared: bool) -> io::Result<(Socket, SocketAddrV4)> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    socket.bind(&wanted.into())?;
+    if shared {
+        // Only now: so it fails where another process has the address, even one that would share it.
+        socket.set_reuse_address(true)?;
+    }
+    let address = socket.local_addr()?.as_socket_ipv4().unwrap_or(wanted);
+    Ok((socket, address))
+}
+
+fn refuse(problem: String) -> Error {
+    Error::Config { key: "boot.tftp.port".into(), problem }
+}
+
+/// Answers until `stop`; the last task ends when the last transfer has.
 ///
 /// # Errors
 /// Where `registry` has these metrics already.
 pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
-    health: &Health,
+    _health: &Health,
     registry: &Registry,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let _ = (bound, world, health, registry, stop);
-    Ok(Vec::new())
+    let shared = Shared::new(world, registry, stop).map_err(|error| refuse(error.to_string()))?;
+    let shared = Arc::new(shared);
+    let mut tasks = Vec::new();
+    for (socket, address) in bound.sockets {
+        let socket = UdpSocket::from_std(socket.into()).map_err(|error| refuse(error.to_string()))?;
+        tasks.push(tokio::spawn(listen::run(Arc::new(Door { socket, address }), shared.clone())));
+    }
+    tasks.push(tokio::spawn(async move {
+        shared.stop.cancelled().await;
+        let transfers = shared.transfers.clone();
+        drop(shared);
+        transfers.close();
+        transfers.wait().await;
+    }));
+    Ok(tasks)
 }
+
+#[cfg(test)]
+mod tests;
