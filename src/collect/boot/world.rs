@@ -19,7 +19,7 @@ use super::machines::{Boot, Machine, Machines};
 use super::net::{Network, Networks};
 use super::policy::{self, Verdict, Why};
 use super::script;
-use super::sessions::{Id, Sessions, Stage, Who};
+use super::sessions::{Id, Protocol, Sessions, Stage, Who};
 
 /// One for the collector, shared by its tasks.
 #[derive(Debug)]
@@ -134,6 +134,8 @@ impl World {
         let server = network.server;
         served.stage = self.stage(machine, server, &name);
         served.content = if name.is_script() {
+            // Whoever asks for it is iPXE, also where DHCP did not pass here; its template may use the session's id.
+            served.session = served.session.or_else(|| self.sessions.step(served.who, Stage::Ipxe, now));
             let facts = script::Facts {
                 server,
                 base: &self.base(server),
@@ -175,9 +177,9 @@ impl World {
     }
 
     /// Says that what was served has arrived; the session that this belongs to.
-    pub(crate) fn fetched(&self, served: &Served, now: Timestamp) -> Option<Id> {
+    pub(crate) fn fetched(&self, served: &Served, protocol: Protocol, now: Timestamp) -> Option<Id> {
         match served.stage {
-            Some(stage) => self.sessions.step(served.who, stage, now),
+            Some(stage) => self.sessions.step_by(served.who, stage, protocol, now),
             None => served.session.clone(),
         }
     }
@@ -225,8 +227,8 @@ pub(crate) mod testing {
             machines: Catalog::of(machines),
             sessions: Arc::new(Sessions::new(Duration::from_secs(600))),
             root: Root::open(root).unwrap(),
-            audit: Audit::new(submit, &registry).unwrap(),
             names: Names::default(),
+            audit: Audit::new(submit, &registry).unwrap(),
             config,
         };
         (world, queue, registry)
@@ -308,7 +310,7 @@ mod tests {
         let script = serve(9, "autoexec.ipxe");
         assert!(read(&script).unwrap().starts_with(b"#!ipxe"));
         assert_eq!(script.stage, Some(Stage::Script));
-        let began = world.fetched(&script, now);
+        let began = world.fetched(&script, Protocol::Http, now);
         assert!(began.is_some() && serve(9, "other").session == began);
 
         assert_eq!(read(&serve(10, "other")), Err(Nothing::Refused(Why::Off)));
