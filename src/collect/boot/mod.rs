@@ -28,6 +28,7 @@ mod http;
 mod mac;
 mod machines;
 mod net;
+mod places;
 mod policy;
 mod power;
 mod script;

@@ -15,7 +15,7 @@ use super::metrics::{Ignored, Outcome};
 use super::negotiate::{Most, negotiate};
 use super::netascii::{self, Netascii};
 use super::socket::{Peer, Received};
-use super::table::Place;
+use super::table::Ticket;
 use super::transfer::{End, Step, Terms, Transfer};
 use super::wire::{CODE_OPTIONS, Code, DATA_HEADER, Known, Mode, Packet, Request, error};
 use crate::collect::boot::audit::TFTP;
@@ -42,7 +42,7 @@ const PACKET_BYTES_MAX: usize = 2048;
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) door: Arc<Door>,
-    pub(super) place: Place,
+    pub(super) ticket: Ticket,
     pub(super) client: SocketAddrV4,
     /// A packet that was read as a request.
     pub(super) request: Vec<u8>,
@@ -60,7 +60,7 @@ struct Story {
 
 /// Carries out a transfer and records it.
 pub(super) fn run(job: Job, shared: &Arc<Shared>) {
-    let Job { door, place, client, request: packet } = job;
+    let Job { door, ticket, client, request: packet } = job;
     let Ok(Packet::Read(request)) = Packet::parse(&packet) else { return };
     let (began, clock) = (Timestamp::now(), Instant::now());
     let served = shared.world.serve(*client.ip(), request.filename, began);
@@ -71,7 +71,7 @@ pub(super) fn run(job: Job, shared: &Arc<Shared>) {
     let ours = SocketAddrV4::new(*door.address.ip(), if config.single_port { door.address.port() } else { 0 });
     let (outcome, served) = match Peer::connect(ours, client, config.single_port) {
         Ok(peer) => {
-            let line = Line { shared, door: &door, place: &place, peer, clock };
+            let line = Line { shared, door: &door, ticket: &ticket, peer, clock };
             line.transfer(served, &request, &packet, &mut story, &mut next)
         }
         Err(error) => {
@@ -80,7 +80,7 @@ pub(super) fn run(job: Job, shared: &Arc<Shared>) {
         }
     };
     record(shared, &served, &request, outcome, story, began, clock.elapsed());
-    drop(place);
+    drop(ticket);
     if let Some(packet) = next {
         arrived(&door, shared, &packet, client);
     }
@@ -90,7 +90,7 @@ pub(super) fn run(job: Job, shared: &Arc<Shared>) {
 struct Line<'a> {
     shared: &'a Arc<Shared>,
     door: &'a Arc<Door>,
-    place: &'a Place,
+    ticket: &'a Ticket,
     peer: Peer,
     clock: Instant,
 }
@@ -184,7 +184,7 @@ impl Line<'_> {
             step = match self.peer.receive(&mut buf, wait) {
                 Ok(Received::Packet(bytes)) => match Packet::parse(&buf[..bytes]) {
                     // In single-port mode requests come here too.
-                    Ok(Packet::Read(_) | Packet::Write) if self.place.entry.is_repeated_by(&buf[..bytes]) => {
+                    Ok(Packet::Read(_) | Packet::Write) if self.ticket.entry.is_repeated_by(&buf[..bytes]) => {
                         debug_assert_eq!(request, &buf[..bytes]);
                         self.shared.metrics.ignored(Ignored::Repeated);
                         Step::Wait
@@ -210,7 +210,7 @@ impl Line<'_> {
             };
             if !begun && transfer.has_begun() {
                 begun = true;
-                self.place.entry.begun.store(true, Ordering::Relaxed);
+                self.ticket.entry.begun.store(true, Ordering::Relaxed);
                 if segment > 0 {
                     self.peer.cut_at(segment);
                 }
@@ -238,7 +238,7 @@ impl Line<'_> {
     /// What ends a transfer from outside of it.
     fn is_over(&self, now: Instant) -> Option<(Outcome, &'static str)> {
         let shared = self.shared;
-        if self.place.entry.replaced.load(Ordering::Relaxed) {
+        if self.ticket.entry.replaced.load(Ordering::Relaxed) {
             return Some((Outcome::Replaced, "another transfer from the same port"));
         }
         if shared.stopped_at().is_some_and(|at| now >= at + STOPPING_MAX) {
