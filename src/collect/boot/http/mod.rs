@@ -1,44 +1,61 @@
-//! HTTP.
+//! HTTP boot: UEFI firmware, iPXE and boot loaders fetch files over HTTP/1.1 and 1.0 (RFC 9110, 9112).
+//!
+//! * `GET` and `HEAD` of a file below `boot.root`, or of the machine's script, `/boot.ipxe`; anything else is 405. The
+//!   path's escapes are undone, then it is a name as in TFTP (see [`super::files`]): slashes that repeat are one, and there
+//!   is never a redirect, which firmware would not follow.
+//! * Every answer has a `Content-Length`. One range of bytes may be asked for (206, 416); several are left alone.
+//! * What is refused says why on one line: 400 a path that is none, 403 a name or a machine that may not, 404 no such file,
+//!   500 a script that cannot be made. `Host` says nothing.
+//! * A peer outside of our networks is closed unread.
+//!
+//! Limits: `boot.http.max_connections` (others wait in the kernel's queue) and `max_connections_per_client` (others are
+//! closed); 16 KiB of headers; 30 s for a request; an answer takes as long as it needs while its peer takes 64 KiB a minute;
+//! a day for a connection. Two chunks of 128 KiB of each answer are in memory.
+//!
+//! End: no new connections or requests; answers have two seconds.
 
+mod body;
+mod config;
+mod metrics;
+mod report;
+mod request;
+mod serve;
+mod watch;
+
+use std::io;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use greypit_pipeline::{Error, Health, Result};
 use prometheus::Registry;
-use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+pub(crate) use self::config::Config;
+use self::serve::Shared;
+use self::watch::Pace;
 use super::net::Interface;
+use super::places::Places;
 use super::world::World;
+use crate::collect::complaints::Complaints;
 
-/// `[boot.http]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// 0: off.
-    pub port: u16,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config { port: 80 }
-    }
-}
-
-impl Config {
-    pub(crate) fn validate(&self) -> Result<()> {
-        Ok(())
-    }
-}
+/// What the kernel holds of connections that are not accepted yet.
+const BACKLOG: i32 = 1024;
 
 /// Sockets that are bound and not yet read.
 #[derive(Debug, Default)]
-pub(crate) struct Bound {}
+pub(crate) struct Bound {
+    sockets: Vec<(Socket, SocketAddrV4)>,
+}
 
 impl Bound {
     /// For people: `http 10.0.0.1:80`.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        Vec::new()
+        self.sockets.iter().map(|(_, address)| format!("http {address}")).collect()
     }
 }
 
@@ -47,21 +64,83 @@ impl Bound {
 /// # Errors
 /// [`Error::Config`] for `boot.http.port`, with what to do.
 pub(crate) fn bind(config: &Config, interfaces: &[Interface]) -> Result<Bound> {
-    let _ = (config, interfaces);
-    Ok::<_, Error>(Bound {})
+    if config.port == 0 {
+        return Ok(Bound::default());
+    }
+    let sockets = interfaces.iter().map(|interface| {
+        let wanted = SocketAddrV4::new(interface.addr, config.port);
+        open(wanted).map_err(|error| {
+            let port = config.port;
+            refuse(format!(
+                "cannot listen on {wanted}: {error}; `ss -tlnp 'sport = :{port}'` names whoever has it; ports below 1024 \
+                 need CAP_NET_BIND_SERVICE; 0 = no HTTP boot"
+            ))
+        })
+    });
+    Ok(Bound { sockets: sockets.collect::<Result<_>>()? })
 }
 
-/// Answers until `stop`.
+fn open(wanted: SocketAddrV4) -> io::Result<(Socket, SocketAddrV4)> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    // Connections of the process before may still be closing.
+    socket.set_reuse_address(true)?;
+    socket.bind(&wanted.into())?;
+    socket.listen(BACKLOG)?;
+    let address = socket.local_addr()?.as_socket_ipv4().unwrap_or(wanted);
+    Ok((socket, address))
+}
+
+fn refuse(problem: String) -> Error {
+    Error::Config { key: "boot.http.port".into(), problem }
+}
+
+/// Answers until `stop`; the last task ends when the last connection has.
 ///
 /// # Errors
 /// Where `registry` has these metrics already.
 pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
-    health: &Health,
+    _health: &Health,
     registry: &Registry,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let _ = (bound, world, health, registry, stop);
-    Ok(Vec::new())
+    spawn_with(bound, world, registry, stop, Pace::LEAST)
 }
+
+fn spawn_with(
+    bound: Bound,
+    world: Arc<World>,
+    registry: &Registry,
+    stop: CancellationToken,
+    pace: Pace,
+) -> Result<Vec<JoinHandle<()>>> {
+    let config = &world.config.http;
+    let metrics = metrics::Metrics::new(registry, config.max_connections).map_err(|error| refuse(error.to_string()))?;
+    let shared = Arc::new(Shared {
+        metrics,
+        connections: Arc::new(Semaphore::new(config.max_connections)),
+        clients: Places::new(config.max_connections, config.max_connections_per_client),
+        stop,
+        tasks: TaskTracker::new(),
+        pace,
+        complaints: Complaints::default(),
+        world,
+    });
+    let mut tasks = Vec::new();
+    for (socket, _) in bound.sockets {
+        let listener = TcpListener::from_std(socket.into()).map_err(|error| refuse(error.to_string()))?;
+        tasks.push(tokio::spawn(shared.tasks.track_future(serve::run(listener, shared.clone()))));
+    }
+    tasks.push(tokio::spawn(async move {
+        shared.stop.cancelled().await;
+        let connections = shared.tasks.clone();
+        drop(shared);
+        connections.close();
+        connections.wait().await;
+    }));
+    Ok(tasks)
+}
+
+#[cfg(test)]
+mod tests;

@@ -103,8 +103,8 @@ pub(super) fn arrived(door: &Arc<Door>, shared: &Arc<Shared>, packet: &[u8], cli
 }
 
 fn begin(door: &Arc<Door>, shared: &Arc<Shared>, request: &[u8], client: SocketAddrV4) {
-    let place = match shared.table.ask(door.address, client, request) {
-        Asked::New(place) => place,
+    let ticket = match shared.table.ask(door.address, client, request) {
+        Asked::New(ticket) => ticket,
         Asked::Repeated => return shared.metrics.ignored(Ignored::Repeated),
         Asked::Busy => {
             if let Some(unlogged) = shared.complaints.allow() {
@@ -115,7 +115,7 @@ fn begin(door: &Arc<Door>, shared: &Arc<Shared>, request: &[u8], client: SocketA
     };
     let running = Running { shared: shared.clone(), _token: shared.transfers.token() };
     shared.metrics.transfers.inc();
-    let job = Job { door: door.clone(), place, client, request: request.to_vec() };
+    let job = Job { door: door.clone(), ticket, client, request: request.to_vec() };
     let thread = std::thread::Builder::new().name("tftp".to_owned()).stack_size(STACK_BYTES);
     if let Err(problem) = thread.spawn(move || serve::run(job, &running.shared)) {
         // The closure is gone, and with it the place.

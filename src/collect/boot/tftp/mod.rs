@@ -112,7 +112,8 @@ pub(crate) fn spawn(
     let mut tasks = Vec::new();
     for (socket, address) in bound.sockets {
         let socket = UdpSocket::from_std(socket.into()).map_err(|error| refuse(error.to_string()))?;
-        tasks.push(tokio::spawn(listen::run(Arc::new(Door { socket, address }), shared.clone())));
+        let door = Arc::new(Door { socket, address });
+        tasks.push(tokio::spawn(shared.transfers.track_future(listen::run(door, shared.clone()))));
     }
     tasks.push(tokio::spawn(async move {
         shared.stop.cancelled().await;

@@ -1,9 +1,11 @@
-//! Which transfers go on, told apart by the client's address and port, and how many places are left.
+//! Which transfers go on, told apart by the client's address and port.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::collect::boot::places::{Place, Places};
 
 /// What a transfer and the listener know of each other.
 #[derive(Debug)]
@@ -25,88 +27,63 @@ impl Entry {
 /// All transfers of all sockets.
 #[derive(Debug)]
 pub(super) struct Table {
-    transfers_max: usize,
-    per_client_max: usize,
-    state: Mutex<State>,
+    places: Arc<Places>,
+    /// By our address and the client's.
+    by_peer: Mutex<HashMap<Key, Arc<Entry>>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// By our address and the client's.
-    by_peer: HashMap<(SocketAddrV4, SocketAddrV4), Arc<Entry>>,
-    by_client: HashMap<Ipv4Addr, usize>,
-    transfers: usize,
-}
+type Key = (SocketAddrV4, SocketAddrV4);
 
 /// What the table says of a request.
 #[derive(Debug)]
 pub(super) enum Asked {
-    New(Place),
+    New(Ticket),
     Repeated,
     Busy,
 }
 
 impl Table {
     pub(super) fn new(transfers_max: usize, per_client_max: usize) -> Arc<Table> {
-        Arc::new(Table { transfers_max, per_client_max, state: Mutex::default() })
+        Arc::new(Table { places: Places::new(transfers_max, per_client_max), by_peer: Mutex::default() })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn by_peer(&self) -> MutexGuard<'_, HashMap<Key, Arc<Entry>>> {
+        self.by_peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for a request, if it is a new one and there is one.
     pub(super) fn ask(self: &Arc<Table>, ours: SocketAddrV4, client: SocketAddrV4, request: &[u8]) -> Asked {
-        let mut state = self.state();
+        let mut by_peer = self.by_peer();
         let key = (ours, client);
-        if let Some(entry) = state.by_peer.get(&key) {
+        if let Some(entry) = by_peer.get(&key) {
             if entry.is_repeated_by(request) {
                 return Asked::Repeated;
             }
             entry.replaced.store(true, Ordering::Relaxed);
-            state.by_peer.remove(&key);
+            by_peer.remove(&key);
         }
-        let of_client = state.by_client.get(client.ip()).copied().unwrap_or_default();
-        if state.transfers >= self.transfers_max || of_client >= self.per_client_max {
-            return Asked::Busy;
-        }
-        let entry = Arc::new(Entry {
-            request: request.to_vec(),
-            begun: AtomicBool::new(false),
-            replaced: AtomicBool::new(false),
-        });
-        state.by_peer.insert(key, entry.clone());
-        state.by_client.insert(*client.ip(), of_client + 1);
-        state.transfers += 1;
-        Asked::New(Place { table: self.clone(), key, entry })
-    }
-
-    pub(super) fn transfers(&self) -> usize {
-        self.state().transfers
+        let Ok(place) = self.places.take(*client.ip()) else { return Asked::Busy };
+        let (begun, replaced) = (AtomicBool::new(false), AtomicBool::new(false));
+        let entry = Arc::new(Entry { request: request.to_vec(), begun, replaced });
+        by_peer.insert(key, entry.clone());
+        Asked::New(Ticket { table: self.clone(), key, entry, _place: place })
     }
 }
 
-/// The place of one transfer, given back when dropped.
+/// What a transfer has of the table; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Ticket {
     table: Arc<Table>,
-    key: (SocketAddrV4, SocketAddrV4),
+    key: Key,
     pub(super) entry: Arc<Entry>,
+    _place: Place,
 }
 
-impl Drop for Place {
+impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut state = self.table.state();
-        if state.by_peer.get(&self.key).is_some_and(|entry| Arc::ptr_eq(entry, &self.entry)) {
-            state.by_peer.remove(&self.key);
-        }
-        state.transfers -= 1;
-        let client = *self.key.1.ip();
-        if let Some(count) = state.by_client.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                state.by_client.remove(&client);
-            }
+        let mut by_peer = self.table.by_peer();
+        if by_peer.get(&self.key).is_some_and(|entry| Arc::ptr_eq(entry, &self.entry)) {
+            by_peer.remove(&self.key);
         }
     }
 }
@@ -119,25 +96,12 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn ask(table: &Arc<Table>, client: &str, request: &[u8]) -> Option<Result<Place, ()>> {
+    fn ask(table: &Arc<Table>, client: &str, request: &[u8]) -> Option<Result<Ticket, ()>> {
         match table.ask(address("10.0.0.1:69"), address(client), request) {
-            Asked::New(place) => Some(Ok(place)),
+            Asked::New(ticket) => Some(Ok(ticket)),
             Asked::Repeated => Some(Err(())),
             Asked::Busy => None,
         }
-    }
-
-    #[test]
-    fn places_are_limited_and_given_back() {
-        let table = Table::new(3, 2);
-        let first = ask(&table, "10.0.0.9:1", b"a").unwrap().unwrap();
-        let _second = ask(&table, "10.0.0.9:2", b"a").unwrap().unwrap();
-        assert!(ask(&table, "10.0.0.9:3", b"a").is_none());
-        let _third = ask(&table, "10.0.0.8:1", b"a").unwrap().unwrap();
-        assert!(ask(&table, "10.0.0.7:1", b"a").is_none());
-        drop(first);
-        assert!(ask(&table, "10.0.0.7:1", b"a").unwrap().is_ok());
-        assert_eq!(table.transfers(), 2);
     }
 
     #[test]
@@ -154,6 +118,8 @@ mod tests {
         assert!(ask(&table, "10.0.0.9:1", b"b").unwrap().is_ok());
         assert!(second.entry.replaced.load(Ordering::Relaxed));
         drop(second);
-        assert_eq!((table.transfers(), table.state().by_client.len()), (0, 0));
+        assert!(table.by_peer().is_empty());
+        let all: Vec<_> = (1..=9).map(|port| ask(&table, &format!("10.0.0.9:{port}"), b"a").unwrap()).collect();
+        assert!(all.iter().all(Result::is_ok) && ask(&table, "10.0.0.9:10", b"a").is_none());
     }
 }
