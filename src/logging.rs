@@ -53,9 +53,10 @@ impl Config {
         if word && self.level.parse::<tracing::level_filters::LevelFilter>().is_err() {
             return Err(Error::Config { key: "log.level".into(), problem });
         }
-        // The AWS libraries say at length, and per provider, what an error of ours then says in a line.
+        // The AWS libraries say at length, and per provider, what an error of ours then says in a line; notify warns of
+        // every watched folder that somebody removes.
         let level = match self.level.to_ascii_lowercase().as_str() {
-            plain @ ("warn" | "info") => format!("{plain},aws_config=error,aws_smithy_runtime=error"),
+            plain @ ("warn" | "info") => format!("{plain},aws_config=error,aws_smithy_runtime=error,notify=error"),
             _ => self.level.clone(),
         };
         EnvFilter::try_new(level).map_err(|_| Error::Config { key: "log.level".into(), problem })

@@ -187,6 +187,11 @@ struct Failure {
     problem: Box<str>,
 }
 
+/// What is shown, and is in an id.
+fn to_milliseconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
+}
+
 impl Session {
     fn new(mac: Mac, stage: Stage, now: Timestamp) -> Session {
         let [a, b, c, d, e, f] = mac.0;
@@ -273,6 +278,7 @@ impl Sessions {
     }
 
     fn step_with(&self, who: Who, stage: Stage, protocol: Option<Protocol>, now: Timestamp) -> Option<Id> {
+        let now = to_milliseconds(now);
         let mut table = self.table();
         let mac = who.mac.or_else(|| table.addresses.get(who.ip?))?;
         let last = table.by_mac.get(&mac);
@@ -357,7 +363,7 @@ impl Sessions {
             return;
         };
         let problem = &problem[..problem.floor_char_boundary(PROBLEM_BYTES_MAX)];
-        session.failure = Some(Failure { at: now, problem: problem.into() });
+        session.failure = Some(Failure { at: to_milliseconds(now), problem: problem.into() });
         self.metrics.failures.inc();
         self.changed.store(true, Ordering::Relaxed);
     }
