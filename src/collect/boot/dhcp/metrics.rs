@@ -7,7 +7,8 @@
 //! | `greypit_dhcp_unanswered_total` | `why` | what got no answer, by the `why` of its event |
 //! | `greypit_dhcp_unsent_total` | `reason` | answers that were made and not sent: the lease was not written, its queue was full, the kernel did not take it |
 //! | `greypit_dhcp_dropped_total` | `reason` | what was not read: the kernel's buffer was full, or no packet of ours |
-//! | `greypit_dhcp_addresses` | `state` | of the pools |
+//! | `greypit_dhcp_addresses` | `state` | `free` ones of the pools; `offered`, `leased`, `quarantined` ones, the machines' too |
+//! | `greypit_dhcp_pool_addresses` | | how many addresses the pools have |
 //! | `greypit_dhcp_conflicts_total` | | offered addresses that somebody else had |
 //! | `greypit_dhcp_probes_unsent_total` | | offers without a conflict check |
 //! | `greypit_dhcp_foreign_servers_total` | | messages of, or for, servers that should not be there |
@@ -89,6 +90,7 @@ pub(super) struct Metrics {
     unsent: IntCounterVec,
     dropped: IntCounterVec,
     addresses: IntGaugeVec,
+    pools: IntGauge,
     pub(super) conflicts: IntCounter,
     pub(super) probes_unsent: IntCounter,
     pub(super) foreign: IntCounter,
@@ -107,7 +109,8 @@ impl Metrics {
             unanswered: register.counters("unanswered_total", "Messages that got no answer, by why.", &["why"])?,
             unsent: register.counters("unsent_total", "Answers that were made and not sent.", &["reason"])?,
             dropped: register.counters("dropped_total", "Packets that were not read.", &["reason"])?,
-            addresses: register.gauges("addresses", "Addresses of the pools, by state.", &["state"])?,
+            addresses: register.gauges("addresses", "Addresses by state; free ones are of the pools.", &["state"])?,
+            pools: register.gauge("pool_addresses", "How many addresses the pools have.")?,
             conflicts: register.counter("conflicts_total", "Offered addresses that somebody else had.")?,
             probes_unsent: register.counter("probes_unsent_total", "Offers without a conflict check.")?,
             foreign: register
@@ -164,7 +167,8 @@ impl Metrics {
     }
 
     pub(super) fn levels(&self, levels: Levels) {
-        let Levels { free, offered, leased, quarantined, .. } = levels;
+        let Levels { pools, free, offered, leased, quarantined } = levels;
+        self.pools.set(pools as i64);
         for (state, n) in [("free", free), ("offered", offered), ("leased", leased), ("quarantined", quarantined)] {
             self.addresses.with_label_values(&[state]).set(n as i64);
         }

@@ -441,3 +441,23 @@ fn packets_of_real_clients_are_understood() {
         assert_eq!(outcome.counted.answer, wanted, "{file}: {}", said(&outcome));
     }
 }
+
+#[test]
+fn dns_is_told_what_clients_call_themselves() {
+    let names = crate::collect::boot::dns::Names::default();
+    let mut rig = Rig::serving();
+    rig.server = rig.server.with_names(names.clone());
+    let named = |packet: Packet| packet.option(12, b"Laptop.lab");
+    rig.say(named(discover(mac(1))));
+    assert_eq!(names.address("laptop", rig.now_s), None, "an offer is no lease");
+    rig.say(named(selecting(mac(1), US, pool(0))));
+    assert_eq!(names.address("laptop", rig.now_s), Some(pool(0).into()));
+    // A machine has the name of its file.
+    rig.say(Packet::of(KNOWN, 3).ip(54, US).ip(50, STATIC).option(12, b"impostor"));
+    assert_eq!(names.address("impostor", rig.now_s), None);
+    rig.say(Packet::of(mac(1), 7).ip(54, US).ciaddr(pool(0)));
+    assert_eq!(names.address("laptop", rig.now_s), None);
+    rig.say(named(reboot(mac(1), pool(0))));
+    assert_eq!(names.address("laptop", rig.now_s + 3600), Some(pool(0).into()));
+    assert_eq!(names.address("laptop", rig.now_s + 3601), None);
+}

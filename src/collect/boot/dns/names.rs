@@ -62,7 +62,7 @@ impl Names {
     }
 
     /// The address of a label, in lower case.
-    pub(super) fn address(&self, label: &str, now_s: i64) -> Option<Ipv4Addr> {
+    pub(crate) fn address(&self, label: &str, now_s: i64) -> Option<Ipv4Addr> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.by_name.get(label).copied().filter(|ip| table.is_on(*ip, now_s))
     }
