@@ -319,7 +319,7 @@ impl Listener {
         if self.mode() == Mode::Serve {
             let levels = self.server.levels();
             self.delivery.metrics.levels(levels);
-            let is_empty = levels.free == 0 && levels.offered + levels.leased + levels.quarantined > 0;
+            let is_empty = levels.free == 0 && levels.pools > 0;
             self.board.set(Trouble::Pool, is_empty.then(|| "the pools have no free address".to_owned()));
         }
         if now.duration_since(self.looked) >= LOOK {
