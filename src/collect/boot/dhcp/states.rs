@@ -285,6 +285,10 @@ fn listening_never_answers_and_learns() {
     let ack = Packet::of(mac(2), 5).at(0, &[2]).at(16, &[10, 77, 0, 60]).ip(54, OTHER);
     assert_eq!(said(&rig.send(ack)), "none: another server");
     assert_eq!(rig.server.sessions.mac_of([10, 77, 0, 60].into()), Some(mac(2)));
+    // Another server on this machine.
+    let ack = Packet::of(mac(3), 5).at(0, &[2]).at(16, &[10, 77, 0, 61]).ip(54, US);
+    assert_eq!(said(&rig.send(ack)), "none: another server");
+    assert_eq!(rig.server.sessions.mac_of([10, 77, 0, 61].into()), Some(mac(3)));
 }
 
 #[test]
@@ -297,6 +301,9 @@ fn foreign_servers_are_noticed_where_we_are_the_server() {
     assert_eq!((said(&outcome).as_str(), outcome.counted.foreign), ("none: our own answer", None));
     let outcome = rig.send(selecting(mac(2), OTHER, [10, 77, 0, 60]));
     assert_eq!(outcome.counted.foreign, Some(OTHER.into()));
+    rig.server.replace_machines(Machines::default());
+    let outcome = rig.send(selecting(mac(2), OTHER, [10, 77, 0, 60]));
+    assert_eq!((said(&outcome).as_str(), outcome.counted.foreign), ("none: unknown machine", Some(OTHER.into())));
 }
 
 #[test]
