@@ -28,6 +28,7 @@ mod http;
 mod mac;
 mod machines;
 mod net;
+pub(crate) mod overview;
 mod places;
 mod policy;
 mod power;
