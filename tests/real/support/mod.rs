@@ -14,6 +14,7 @@
 // Every test program compiles this module and uses some of it.
 #![allow(dead_code)]
 
+pub(crate) mod boot_server;
 pub(crate) mod capture;
 pub(crate) mod collector;
 pub(crate) mod daemon;
