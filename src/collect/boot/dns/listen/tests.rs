@@ -183,7 +183,9 @@ async fn one_client_has_its_connections_and_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_names_are_asked_of_others_and_only_their_answer_counts() {
     let liar = upstream(|query| {
-        let (mut id, mut question) = (right(&query), right(&query));
+        let mut wrong = right(&query);
+        wrong.answers[0].data = RData::A(A::new(192, 0, 2, 66));
+        let (mut id, mut question) = (wrong.clone(), wrong);
         id.metadata.id ^= 1;
         question.queries[0].name = Name::from_ascii("other.example.org.").unwrap();
         // Neither counts, nor does the query itself.
