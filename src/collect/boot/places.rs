@@ -89,6 +89,7 @@ mod tests {
         drop(first);
         let fourth = take(7).unwrap();
         drop((third, fourth));
-        assert_eq!((places.taken().all, places.taken().by_client.len()), (1, 1));
+        let taken = places.taken();
+        assert_eq!((taken.all, taken.by_client.len()), (1, 1));
     }
 }

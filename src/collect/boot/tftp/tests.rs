@@ -115,6 +115,17 @@ impl Client {
         buf
     }
 
+    /// A block; where this machine is slow, others may come again before it.
+    fn data(&mut self, block: u16) -> Vec<u8> {
+        loop {
+            let packet = self.receive();
+            if packet[..2] == [0, 3] && packet[2..4] == block.to_be_bytes() {
+                return packet;
+            }
+            assert!(matches!(packet[1], 3 | 6), "{}", packet[..packet.len().min(80)].escape_ascii());
+        }
+    }
+
     /// A whole transfer; the option acknowledgement as text, and the bytes.
     fn fetch(&mut self, name: &str, mode: &str, options: &[(&str, &str)]) -> (String, Vec<u8>) {
         self.ask(name, mode, options);
@@ -133,12 +144,11 @@ impl Client {
                 }
             }
             self.ack(0);
-            packet = self.receive();
+            packet = self.data(1);
         }
+        assert_eq!(packet[..4], [0, 3, 0, 1], "{}", packet[..packet.len().min(80)].escape_ascii());
         loop {
-            assert_eq!(packet[..2], [0, 3], "{}", packet[..packet.len().min(80)].escape_ascii());
             block += 1;
-            assert_eq!(packet[2..4], (block as u16).to_be_bytes());
             content.extend_from_slice(&packet[4..]);
             let is_last = packet.len() < blksize + 4;
             if is_last || block.is_multiple_of(windowsize) {
@@ -147,7 +157,7 @@ impl Client {
             if is_last {
                 return (agreed, content);
             }
-            packet = self.receive();
+            packet = self.data((block + 1) as u16);
         }
     }
 
@@ -176,7 +186,7 @@ fn files_with_every_option_and_an_event_each() {
             assert_eq!(client.from == Some(served.address), !mode.is_empty());
             let event = served.event();
             assert_eq!((&event["outcome"], &event["bytes"]), (&"complete".into(), &100_000.into()), "{event}");
-            assert_eq!((&event["filename"], &event["retransmits"]), (&"//kernel".into(), &0.into()));
+            assert_eq!((&event["filename"], &event["mode"]), (&"//kernel".into(), &"octet".into()));
             assert_eq!(event["options"].as_array().map(Vec::len), Some(options.len()));
         }
         assert!(served.metric("greypit_tftp_transfers_total{outcome=\"complete\"} 5\n"));
@@ -258,9 +268,9 @@ fn a_probe_of_the_size_is_no_failure_and_an_abort_is_one() {
     client.ask("kernel", "octet", &[("tsize", "0")]);
     client.receive();
     client.ack(0);
-    client.receive();
+    client.data(1);
     client.ack(1);
-    client.receive();
+    client.data(2);
     client.send(b"\0\x05\0\x03disk full\0");
     let event = served.event();
     assert_eq!((&event["outcome"], &event["bytes"]), (&"aborted".into(), &512.into()));
@@ -277,10 +287,11 @@ fn what_is_lost_is_sent_again_and_a_closed_port_ends_it() {
     let first = client.receive();
     assert_eq!(client.receive(), first, "after the timeout");
     client.ack(1);
-    client.receive();
+    client.data(2);
     client.ack(2);
     let event = served.event();
-    assert_eq!((&event["outcome"], &event["retransmits"]), (&"complete".into(), &1.into()));
+    assert_eq!(event["outcome"], "complete");
+    assert!(event["retransmits"].as_u64() >= Some(1), "{event}");
 
     let mut client = Client::new(&served);
     client.ask("kernel", "octet", &[]);
@@ -303,7 +314,7 @@ fn a_request_again_is_the_same_transfer_and_another_one_replaces_it() {
         // The same port answers again after its timeout, and no other.
         assert_eq!(client.receive(), first);
         client.ack(1);
-        let second = client.receive();
+        let second = client.data(2);
         assert_eq!([&first[4..], &second[4..]].concat(), content);
         // The client has started anew.
         client.from = None;
@@ -355,7 +366,7 @@ fn limits_are_counted_and_strangers_get_nothing() {
     second.socket.send_to(b"\0\x01kernel", served.address).unwrap();
     second.socket.send_to(b"\0\x04\0\x01", served.address).unwrap();
     first.ack(1);
-    first.receive();
+    first.data(2);
     first.ack(2);
     assert_eq!(served.event()["outcome"], "complete");
     assert!(served.metric("greypit_tftp_ignored_total{reason=\"malformed\"} 1\n"));
@@ -393,7 +404,7 @@ fn the_end_waits_for_transfers_for_a_short_time() {
     let stop = served.stop.clone();
     stop.cancel();
     client.ack(1);
-    assert_eq!(client.receive().len(), 4 + 488, "it goes on");
+    assert_eq!(client.data(2).len(), 4 + 488, "it goes on");
     let events = served.end();
     let mut packet = client.receive();
     while packet[1] == 3 {
