@@ -47,6 +47,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, Mode};
 #[doc(hidden)]
+pub use dhcp::fuzz as fuzz_dhcp;
+#[doc(hidden)]
 pub use dns::fuzz as fuzz_dns;
 pub(crate) use power::{Waker, control_path};
 

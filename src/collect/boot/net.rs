@@ -168,6 +168,7 @@ impl Networks {
                 return refuse("boot.network", format!("{} and {} overlap", other.subnet, one.subnet));
             }
         }
+        super::dhcp::check_pools(&self.networks)?;
         for (first, last) in config.dhcp.pools()? {
             let whole =
                 self.of(first).is_some_and(|network| network.interface.is_some() && network.subnet.contains(&last));

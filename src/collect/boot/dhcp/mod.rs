@@ -19,6 +19,8 @@ mod config;
 mod deliver;
 mod event;
 mod foreign;
+#[doc(hidden)]
+pub mod fuzz;
 pub(crate) mod leases;
 mod limits;
 mod listen;
@@ -62,7 +64,7 @@ use super::config::Mode;
 use super::net::Interface;
 use super::world::World;
 
-pub(crate) use config::{Config, Relayed};
+pub(crate) use config::{Config, Relayed, check_pools};
 
 /// The ports of DHCP (RFC 2131 §4.1), and that of boot servers (PXE 2.1).
 const SERVER_PORT: u16 = 67;

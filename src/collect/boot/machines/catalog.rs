@@ -69,7 +69,7 @@ impl Catalog {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(machines);
     }
 
-    #[cfg(test)]
+    /// One that never changes: for tests.
     pub(crate) fn of(machines: Machines) -> Catalog {
         Catalog { current: Arc::new(RwLock::new(Arc::new(machines))), ..Catalog::default() }
     }
