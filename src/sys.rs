@@ -110,3 +110,15 @@ pub(crate) fn hear_everything(socket: impl AsFd, interface: u32) -> io::Result<(
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_address_is_one_of_the_kernels() {
+        let address = link_address(7, 0x0806, [1, 2, 3, 4, 5, 6]);
+        assert_eq!((i32::from(address.family()), address.len()), (libc::AF_PACKET, 20));
+        assert!(address.as_socket().is_none());
+    }
+}

@@ -116,7 +116,8 @@ fn header(request: &Request<'_>, draft: &Draft<'_>) -> Vec<u8> {
     let ciaddr = if matches!(draft.kind, Kind::Ack | Kind::Reply) { request.ciaddr } else { none };
     let siaddr = if boot.is_some() { draft.server } else { none };
     let mut header = Header::new_with_id(request.xid, ciaddr, draft.yiaddr, siaddr, request.giaddr, &request.mac.0);
-    let through_relay = draft.kind == Kind::Nak && !request.giaddr.is_unspecified();
+    // A relay sends to the client's address unless it is told to tell everybody, and here there is none to send to.
+    let through_relay = !request.giaddr.is_unspecified() && draft.yiaddr.is_unspecified() && ciaddr.is_unspecified();
     header.set_opcode(Opcode::BootReply).set_htype(HType::from(request.htype)).set_flags(
         if request.broadcast || through_relay { Flags::default().set_broadcast() } else { Flags::default() },
     );

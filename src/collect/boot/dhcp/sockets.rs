@@ -177,9 +177,7 @@ fn udp_on(address: SocketAddrV4) -> io::Result<Socket> {
 
 fn ready(socket: Socket, address: &SockAddr) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
-    if socket.r#type()? == Type::DGRAM && socket.domain()? == Domain::IPV4 {
-        socket.set_broadcast(true)?;
-    }
+    socket.set_broadcast(true)?;
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
     socket.bind(address)?;
     Ok(socket)
@@ -210,7 +208,7 @@ fn raw(interface: &Interface) -> io::Result<Socket> {
 
 /// What to do about it.
 fn refused(interface: &Interface, what: &str, error: &io::Error) -> Error {
-    let capabilities = "under systemd with the drop-in for boot, else by \
+    let capabilities = "under systemd with the drop-in greypit-boot.conf, else by \
                         `setcap cap_net_raw,cap_net_bind_service+ep` on the program";
     let advice = match error.kind() {
         io::ErrorKind::PermissionDenied => {

@@ -253,6 +253,9 @@ fn beside_another_server_only_boot_questions_are_answered() {
     assert_eq!(rig.say(discover(mac(1))), "none: left to the other server");
     assert_eq!(rig.say(pxe(selecting(mac(1), OTHER, [10, 77, 0, 50]))), "none: left to the other server");
     assert_eq!(rig.server.sessions.mac_of([10, 77, 0, 50].into()), Some(mac(1)), "seen on the wire");
+    let outcome = rig.send_from(pxe(discover(mac(1)).giaddr([10, 9, 0, 1])), [10, 9, 0, 1].into(), 67, 67);
+    assert_eq!(said(&outcome), "offer 0.0.0.0 relay 10.9.0.1");
+    assert!(decoded(&outcome).flags().broadcast(), "the relay has no address to send it to");
     let asks = |packet| pxe(packet).ciaddr([10, 77, 0, 50]);
     let from = Ipv4Addr::new(10, 77, 0, 50);
     let outcome = rig.send_from(asks(Packet::of(mac(1), 3)), from, 68, 4011);

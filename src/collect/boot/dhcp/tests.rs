@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use dhcproto::v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode};
+use dhcproto::v4::{Architecture, DhcpOption, HType, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Encodable};
 use greypit_pipeline::submit::testing::{Queue, queue};
 
@@ -30,6 +30,8 @@ struct Running {
     events: Queue,
     /// Sends to the server's port.
     client: UdpSocket,
+    /// Sends to the boot server's.
+    firmware: UdpSocket,
 }
 
 fn start(data_dir: &Path) -> Running {
@@ -38,12 +40,22 @@ fn start(data_dir: &Path) -> Running {
     let sockets = Sockets::on_loopback(client.local_addr().unwrap().port());
     let server = sockets.server.as_ref().unwrap().local_addr().unwrap().as_socket().unwrap();
     client.connect(server).unwrap();
+    let boot = sockets.boot.as_ref().unwrap().local_addr().unwrap().as_socket().unwrap();
+    let firmware = UdpSocket::bind((CLIENT, 0)).unwrap();
+    firmware.set_read_timeout(Some(WAIT)).unwrap();
+    firmware.connect(boot).unwrap();
 
     let registry = Registry::new();
     let (submit, events) = queue(1 << 20);
     let config = super::super::Config::default();
     let mut machines = Machines::default();
-    let machine = Machine { hostname: "m1".to_owned(), ip: Some(CLIENT), macs: vec![CARD], ..Machine::default() };
+    let machine = Machine {
+        hostname: "m1".to_owned(),
+        ip: Some(CLIENT),
+        macs: vec![CARD],
+        kernel: Some("vmlinuz".to_owned()),
+        ..Machine::default()
+    };
     machines.add(Ipv4Addr::LOCALHOST, machine);
     let world = Arc::new(World {
         networks: Networks::new(&config, vec![sockets.interface.clone()]).unwrap(),
@@ -56,25 +68,13 @@ fn start(data_dir: &Path) -> Running {
     });
     let (bound, stop) = (Bound { sockets: vec![sockets] }, CancellationToken::new());
     let tasks = spawn(bound, world, data_dir, &Health::new(), &registry, stop.clone()).unwrap();
-    Running { tasks, stop, registry, events, client }
+    Running { tasks, stop, registry, events, client, firmware }
 }
 
 impl Running {
     /// Asks for the lease to go on, and gives the answer.
     fn renew(&self, xid: u32) -> Message {
-        let mut message = Message::default();
-        message
-            .set_opcode(Opcode::BootRequest)
-            .set_htype(HType::Eth)
-            .set_chaddr(&CARD.0)
-            .set_ciaddr(CLIENT)
-            .set_xid(xid);
-        message.opts_mut().insert(DhcpOption::MessageType(MessageType::Request));
-        self.client.send(&message.to_vec().unwrap()).unwrap();
-        let mut answer = [0; 1500];
-        let length = self.client.recv(&mut answer).unwrap();
-        eprintln!("{length} {:x?}", &answer[..length]);
-        Message::from_bytes(&answer[..length]).unwrap()
+        ask(&self.client, request(xid))
     }
 
     fn counted(&self, name: &str, label: &str) -> f64 {
@@ -92,6 +92,35 @@ impl Running {
         }
         self.events
     }
+}
+
+fn request(xid: u32) -> Message {
+    let mut message = Message::default();
+    message.set_opcode(Opcode::BootRequest).set_htype(HType::Eth).set_chaddr(&CARD.0).set_ciaddr(CLIENT).set_xid(xid);
+    message.opts_mut().insert(DhcpOption::MessageType(MessageType::Request));
+    message
+}
+
+fn ask(socket: &UdpSocket, message: Message) -> Message {
+    socket.send(&message.to_vec().unwrap()).unwrap();
+    let mut answer = [0; 1500];
+    let length = socket.recv(&mut answer).unwrap();
+    Message::from_bytes(&answer[..length]).unwrap()
+}
+
+#[tokio::test]
+async fn firmware_that_asks_the_boot_port_is_answered_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(folder.path());
+    let mut message = request(0x4011);
+    message.opts_mut().insert(DhcpOption::ClassIdentifier(b"PXEClient:Arch:00000:UNDI:002001".to_vec()));
+    message.opts_mut().insert(DhcpOption::ClientSystemArchitecture(Architecture::from(0)));
+    // The socket takes nothing that comes from elsewhere.
+    let answer = ask(&running.firmware, message);
+    assert_eq!((answer.xid(), answer.yiaddr()), (0x4011, Ipv4Addr::UNSPECIFIED));
+    assert!(answer.fname().is_some_and(|file| file.starts_with(b"undionly.kpxe")), "{answer:?}");
+    assert_eq!(running.counted("greypit_dhcp_addresses", "leased"), 0.0);
+    running.stop().await;
 }
 
 #[tokio::test]
