@@ -4,10 +4,94 @@
 mod support;
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
 use support::boot_server::{BootServer, SERVER};
 use support::dhcp::{Client, perfdhcp};
 use support::netns::{Host, INTERFACE, Wire};
-use support::{boot, run};
+use support::qemu::Vm;
+use support::{boot, linux, run, wait_for};
+
+/// What Linux does on each machine: everything that greypit serves, once more.
+const LINUX: &str = "
+grep -o 'who=.*' /proc/cmdline
+wget -q -O - http://$serverid/folder/big | sha256sum
+tftp -g -r folder/big -l - $serverid | sha256sum
+nslookup -type=a web2.boot.test $serverid
+syslogd -R $serverid:514
+until [ -S /dev/log ]; do usleep 20000; done
+logger -p daemon.notice \"$hostname is up\"
+sleep 2
+";
+
+#[test]
+fn machines_start_by_bios_uefi_and_http() {
+    let machines = [
+        ("web1", "10.77.0.5", "52:54:00:77:00:01", Vm::bios as fn(&Wire, &str) -> Vm),
+        ("web2", "10.77.0.6", "52:54:00:77:00:02", Vm::uefi),
+        ("web3", "10.77.0.7", "52:54:00:77:00:03", Vm::uefi_http),
+    ];
+    let wire = Wire::new();
+    let mut server = BootServer::new(&wire);
+    server.set("syslog.udp", vec![format!("{SERVER}:514")]);
+    server.set("boot.dhcp.domain", "boot.test");
+    let big: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 / 3) as u8).collect();
+    server.file("vmlinuz", &linux::kernel());
+    server.file("initrd", &linux::initrd(LINUX));
+    server.file("snponly.efi", &std::fs::read(boot("usr/lib/ipxe/snponly.efi")).expect("it is there"));
+    server.file("folder/big", &big);
+    let cmdline = format!("{} who={{{{ hostname }}}}", linux::CMDLINE);
+    for (name, address, mac, _) in machines {
+        let files =
+            [("hostname", name), ("mac", mac), ("kernel", "vmlinuz"), ("initrd", "initrd"), ("cmdline", &cmdline)];
+        server.machine(address, &files);
+    }
+    server.start();
+    let mut vms = machines.map(|(_, _, mac, start)| start(&wire, mac));
+    for (vm, (name, ..)) in vms.iter_mut().zip(machines) {
+        let took = vm.wait();
+        eprintln!("{name}: {took:.1?}");
+    }
+    let sum: String = Sha256::digest(&big).iter().map(|octet| format!("{octet:02x}")).collect();
+    for (vm, (name, ..)) in vms.iter().zip(machines) {
+        let console = vm.console();
+        assert!(console.contains(&format!("who={name}")), "{console}");
+        assert_eq!(console.matches(&sum).count(), 2, "{name}: {sum} by HTTP and TFTP: {console}");
+        assert!(console.contains("Address: 10.77.0.6"), "{name}: {console}");
+    }
+    let rows = wait_for("the last stage of all", || {
+        let rows = overview(&server);
+        rows.values().all(|row| row["stage"] == "syslog").then_some(rows)
+    });
+    server.terminate();
+    let kinds = ["dhcp", "tftp", "http", "dns", "syslog"];
+    let records: Vec<Value> = kinds.iter().flat_map(|kind| server.records(kind)).collect();
+    let from_ipxe = ["ipxe", "script", "kernel", "initrd", "system", "syslog"];
+    let from_firmware = [&["firmware", "loader"], &from_ipxe[..]].concat();
+    for ((name, ..), stages) in machines.into_iter().zip([&from_ipxe[..], &from_firmware, &from_firmware]) {
+        let row = &rows[name];
+        let reached: Vec<_> = row["stages"].as_array().expect("a list").iter().map(|stage| &stage["stage"]).collect();
+        assert_eq!(reached, stages, "{name}");
+        // Every packet of the start is its session's, and so is the first line of its log.
+        let mine =
+            |kind: &&str| records.iter().any(|record| record["kind"] == **kind && record["session"] == row["session"]);
+        assert!(kinds.iter().all(mine), "{name}");
+        let line = records.iter().find(|record| record["kind"] == "syslog" && record["session"] == row["session"]);
+        assert!(
+            line.is_some_and(|line| line["message"].as_str().is_some_and(|text| text.contains("is up"))),
+            "{line:?}"
+        );
+    }
+    let strays: Vec<_> = records.iter().filter(|record| !record["session"].is_string()).collect();
+    assert!(strays.is_empty(), "{strays:?}");
+}
+
+/// What `greypit boot` says of each machine.
+fn overview(server: &BootServer) -> BTreeMap<String, Value> {
+    let lines = run(server.command("boot").arg("--json"));
+    let rows = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    rows.map(|row| (row["machine"].as_str().expect("a name").to_owned(), row)).collect()
+}
 
 #[test]
 fn clients_take_keep_and_give_back_leases() {
