@@ -16,8 +16,6 @@
 //! Start: [`bind`] reads the machine files and takes every socket, so that a mistake shows before anything runs;
 //! [`spawn`] recovers the leases and answers.
 
-#![allow(dead_code)]
-
 mod arp_table;
 mod audit;
 mod config;

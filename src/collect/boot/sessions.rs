@@ -120,17 +120,6 @@ pub(crate) enum Protocol {
     Syslog,
 }
 
-impl Protocol {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Protocol::Dhcp => "dhcp",
-            Protocol::Tftp => "tftp",
-            Protocol::Http => "http",
-            Protocol::Syslog => "syslog",
-        }
-    }
-}
-
 /// Whom a packet is of, as far as its protocol tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Who {

@@ -60,18 +60,6 @@ pub(crate) enum Nothing {
 }
 
 impl Nothing {
-    /// For metrics.
-    pub(crate) fn label(&self) -> &'static str {
-        match self {
-            Nothing::Outside => "outside",
-            Nothing::Refused(_) => "policy",
-            Nothing::Denied(Denied::Missing) => "missing",
-            Nothing::Denied(Denied::Name) => "name",
-            Nothing::Denied(Denied::Unreadable) => "unreadable",
-            Nothing::Script(_) => "script",
-        }
-    }
-
     /// For a person, on one line.
     pub(crate) fn why(&self) -> String {
         match self {

@@ -32,7 +32,6 @@ pub(crate) mod code {
     pub(crate) const HOST_NAME: u8 = 12;
     pub(crate) const DOMAIN: u8 = 15;
     pub(crate) const BROADCAST: u8 = 28;
-    pub(crate) const VENDOR: u8 = 43;
     pub(crate) const REQUESTED: u8 = 50;
     pub(crate) const LEASE_TIME: u8 = 51;
     pub(crate) const OVERLOAD: u8 = 52;
@@ -205,11 +204,8 @@ pub(crate) struct Request<'a> {
     pub(crate) broadcast: bool,
     pub(crate) ciaddr: Ipv4Addr,
     pub(crate) yiaddr: Ipv4Addr,
-    pub(crate) siaddr: Ipv4Addr,
     pub(crate) giaddr: Ipv4Addr,
     pub(crate) mac: Mac,
-    /// Empty where option 52 says that options are there.
-    pub(crate) file: &'a [u8],
     pub(crate) message: Message,
     /// Whether it has a cookie; BOOTP before RFC 1048 has none and is answered without options.
     pub(crate) has_cookie: bool,
@@ -241,7 +237,7 @@ impl<'a> Request<'a> {
         if mac.is_nobody() {
             return Err(Malformed::Hardware);
         }
-        let (options, overload, has_cookie) = read_options(packet)?;
+        let (options, has_cookie) = read_options(packet)?;
         let message = match options.exact::<1>(code::MESSAGE_TYPE)? {
             None => Message::Bootp,
             Some([value]) => Message::of(value).ok_or(Malformed::MessageType)?,
@@ -255,10 +251,8 @@ impl<'a> Request<'a> {
             broadcast: header.flags().broadcast(),
             ciaddr: header.ciaddr(),
             yiaddr: header.yiaddr(),
-            siaddr: header.siaddr(),
             giaddr: header.giaddr(),
             mac,
-            file: if overload & 1 == 0 { header.fname() } else { &[] },
             message,
             has_cookie,
             requested: options.ip(code::REQUESTED)?,
@@ -389,11 +383,11 @@ fn sub_option(bytes: &[u8]) -> Option<(SubOption<'_>, &[u8])> {
 }
 
 /// The options of all fields that have some, option 52, and whether there is a cookie.
-fn read_options(packet: &[u8]) -> Result<(Options<'_>, u8, bool), Malformed> {
+fn read_options(packet: &[u8]) -> Result<(Options<'_>, bool), Malformed> {
     let (header, field) = packet.split_at(HEADER_BYTES);
     let mut options = Options::default();
     match header[HEADER_BYTES - MAGIC.len()..] {
-        [0, 0, 0, 0] => return Ok((options, 0, false)),
+        [0, 0, 0, 0] => return Ok((options, false)),
         ref cookie if cookie == MAGIC => {}
         _ => return Err(Malformed::Cookie),
     }
@@ -411,7 +405,7 @@ fn read_options(packet: &[u8]) -> Result<(Options<'_>, u8, bool), Malformed> {
     if overload & 2 != 0 {
         options.read(&mut places, &packet[SNAME])?;
     }
-    Ok((options, overload, true))
+    Ok((options, true))
 }
 
 #[cfg(test)]
@@ -522,7 +516,6 @@ mod tests {
         let request = Request::parse(&packet).unwrap();
         assert_eq!(request.host_name(), Some(b"a-long-name-x".as_slice()));
         assert_eq!(request.vendor_class(), Some(b"PXEClient".as_slice()));
-        assert_eq!(request.file, b"", "options are no file name");
         let cut = discover().option(52, &[1]).at(108, &[0; 128]).at(234, &[12, 1]).end();
         assert_eq!(Request::parse(&cut).map(|_| ()), Err(Malformed::Truncated), "an option ends in its field");
     }

@@ -16,9 +16,9 @@
 //!
 //! Limit: [`ACTIONS_MAX`] actions.
 
+use jiff::Timestamp;
 use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp};
 
 /// Of one file.
 const ACTIONS_MAX: usize = 64;
@@ -96,13 +96,6 @@ impl Schedule {
             return Err("\"never\" stands alone".to_owned());
         }
         Ok(schedule)
-    }
-
-    /// The first action after `now`.
-    pub(crate) fn next(&self, now: Timestamp, zone: &TimeZone) -> Option<(Timestamp, Action)> {
-        // Every day of the week comes within eight days.
-        let until = now.to_zoned(zone.clone()).checked_add(Span::new().days(8)).ok()?.timestamp();
-        self.due(now, until, zone).into_iter().next()
     }
 
     /// The actions later than `after` and not later than `until`, in their order.
@@ -282,7 +275,5 @@ mod tests {
         let whole: Vec<_> = whole.into_iter().filter(|(when, _)| *when <= at(8 * 1440 / 7 * 7)).collect();
         assert_eq!(pieces, whole);
         assert!(whole.len() > 15);
-        assert_eq!(schedule.next(whole[3].0, &zone()), Some(whole[4]));
-        assert_eq!(Schedule::default().next(begin, &zone()), None);
     }
 }
