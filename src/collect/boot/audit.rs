@@ -10,6 +10,8 @@
 
 use std::fmt::{Display, Write as _};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use greypit_pipeline::{Group, Kind, Refused, Register, Submit};
 use jiff::Timestamp;
 use prometheus::{IntCounterVec, Registry};
@@ -130,6 +132,15 @@ impl Record {
         self
     }
 
+    /// What could not be read, whole; a packet's size is its limit.
+    pub(crate) fn base64(mut self, name: &'static str, value: &[u8]) -> Record {
+        self.name(name);
+        self.body.push(b'"');
+        self.body.extend_from_slice(STANDARD.encode(value).as_bytes());
+        self.body.push(b'"');
+        self
+    }
+
     /// A list of texts.
     pub(crate) fn list(mut self, name: &'static str, values: impl IntoIterator<Item = impl Display>) -> Record {
         self.name(name);
@@ -163,6 +174,7 @@ mod tests {
             .flag("done", true)
             .known("machine", None::<&str>)
             .list("options", ["blksize", "tsize"])
+            .base64("raw_base64", &[0, 255])
             .bytes("long", &[b'x'; 5000]);
         let body: serde_json::Value = serde_json::from_slice(&record.end()).unwrap();
         assert_eq!(body["kind"], "tftp");
@@ -170,6 +182,7 @@ mod tests {
         assert_eq!(body["filename"], "a\"b\u{FFFD}\n");
         assert_eq!((&body["bytes"], &body["done"]), (&7.into(), &true.into()));
         assert_eq!(body["options"][1], "tsize");
+        assert_eq!(body["raw_base64"], "AP8=");
         assert_eq!(body["long"].as_str().map(str::len), Some(TEXT_BYTES_MAX));
         assert!(body.get("machine").is_none());
     }

@@ -460,7 +460,8 @@ impl Server {
             .number("bytes", packet.len() as u64)
             .text("decision", "none")
             .text("why", why.name())
-            .text("problem", malformed);
+            .text("parse_error", malformed)
+            .base64("raw_base64", packet);
         let counted = Counted { message: "malformed", answer: "none", why: why.name(), foreign: None };
         Outcome { answer: None, lease: None, probe: None, record: Some(record), counted }
     }
