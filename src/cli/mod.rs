@@ -36,7 +36,7 @@ Examples:
   greypit simulate /var/log/maillog         whom would the greypit have stopped?
   zcat maillog.*.gz | greypit parse sendmail | jq .";
 
-/// One daemon for mail logs and syslog: every event once, as compressed batches in a directory or S3.
+/// One daemon for mail logs, syslog and machines that boot: every event once, as compressed batches in a directory or S3.
 #[derive(Debug, Parser)]
 #[command(name = "greypit", version, after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct Cli {
