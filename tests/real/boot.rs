@@ -7,68 +7,111 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use support::boot_server::{BootServer, SERVER};
+use support::capture::Capture;
 use support::dhcp::{Client, perfdhcp};
+use support::dnsmasq::Dnsmasq;
 use support::netns::{Host, INTERFACE, Wire};
 use support::qemu::Vm;
 use support::{boot, linux, run, wait_for};
 
 /// What Linux does on each machine: everything that greypit serves, once more.
 const LINUX: &str = "
+server=10.77.0.1
 grep -o 'who=.*' /proc/cmdline
-wget -q -O - http://$serverid/folder/big | sha256sum
-tftp -g -r folder/big -l - $serverid | sha256sum
-nslookup -type=a web2.boot.test $serverid
-syslogd -R $serverid:514
+echo lease of $serverid
+wget -q -O - http://$server/folder/big | sha256sum
+tftp -g -r folder/big -l - $server | sha256sum
+[ $serverid = $server ] && nslookup -type=a web2.boot.test $server
+syslogd -R $server:514
 until [ -S /dev/log ]; do usleep 20000; done
-logger -p daemon.notice \"$hostname is up\"
+logger -p daemon.notice \"$(grep -o 'who=.*' /proc/cmdline) is up\"
 sleep 2
 ";
 
+/// The machines that start, and how.
+const MACHINES: [(&str, &str, &str, fn(&Wire, &str) -> Vm); 3] = [
+    ("web1", "10.77.0.5", "52:54:00:77:00:01", Vm::bios),
+    ("web2", "10.77.0.6", "52:54:00:77:00:02", Vm::uefi),
+    ("web3", "10.77.0.7", "52:54:00:77:00:03", Vm::uefi_http),
+];
+
 #[test]
 fn machines_start_by_bios_uefi_and_http() {
-    let machines = [
-        ("web1", "10.77.0.5", "52:54:00:77:00:01", Vm::bios as fn(&Wire, &str) -> Vm),
-        ("web2", "10.77.0.6", "52:54:00:77:00:02", Vm::uefi),
-        ("web3", "10.77.0.7", "52:54:00:77:00:03", Vm::uefi_http),
-    ];
     let wire = Wire::new();
     let mut server = BootServer::new(&wire);
-    server.set("syslog.udp", vec![format!("{SERVER}:514")]);
     server.set("boot.dhcp.domain", "boot.test");
+    machines_start(&wire, &mut server, SERVER);
+}
+
+/// Two hosts on one wire: dnsmasq gives the addresses, other ones than the folders
+/// have but for one machine, and greypit tells what to load.
+#[test]
+fn machines_start_beside_another_server() {
+    const OTHER: &str = "10.77.0.2";
+    let wire = Wire::new();
+    let mut server = BootServer::new(&wire);
+    server.set("boot.mode", "proxy");
+    server.set("boot.dhcp.domain", "boot.test");
+    let other = wire.host("dnsmasq", Some(&format!("{OTHER}/24")));
+    let (_, address, mac, _) = MACHINES[0];
+    let lines = ["port=0", "dhcp-range=10.77.0.100,10.77.0.199,1h", &format!("dhcp-host={mac},{address}")];
+    let dnsmasq = Dnsmasq::start(&other, &lines);
+    let capture = Capture::start(&wire);
+    machines_start(&wire, &mut server, OTHER);
+    let datagrams = capture.finish();
+    let answers: Vec<_> = datagrams
+        .iter()
+        .filter(|sent| sent.from.ip().to_string() == SERVER && [67, 4011].contains(&sent.from.port()))
+        .collect();
+    assert!(answers.len() >= MACHINES.len(), "{} answers", answers.len());
+    // `yiaddr`: what dnsmasq gives is the only address that a client hears of.
+    assert!(answers.iter().all(|sent| sent.payload[16..20] == [0; 4]), "greypit gave an address: {answers:?}");
+    let given = dnsmasq.log().matches("DHCPACK(eth0) 10.77.0.1").count();
+    assert!(given >= 2, "{}", dnsmasq.log());
+    assert!(!server.folder().join("data/boot/leases").exists());
+}
+
+/// They load what is theirs from `server` by all its ways, have leases of `addresses`,
+/// and their sessions have every packet.
+fn machines_start(wire: &Wire, server: &mut BootServer, addresses: &str) {
+    server.set("syslog.udp", vec![format!("{SERVER}:514")]);
     let big: Vec<u8> = (0..3_000_000_u32).map(|n| (n * 7 / 3) as u8).collect();
     server.file("vmlinuz", &linux::kernel());
     server.file("initrd", &linux::initrd(LINUX));
     server.file("snponly.efi", &std::fs::read(boot("usr/lib/ipxe/snponly.efi")).expect("it is there"));
     server.file("folder/big", &big);
     let cmdline = format!("{} who={{{{ hostname }}}}", linux::CMDLINE);
-    for (name, address, mac, _) in machines {
+    for (name, address, mac, _) in MACHINES {
         let files =
             [("hostname", name), ("mac", mac), ("kernel", "vmlinuz"), ("initrd", "initrd"), ("cmdline", &cmdline)];
         server.machine(address, &files);
     }
     server.start();
-    let mut vms = machines.map(|(_, _, mac, start)| start(&wire, mac));
-    for (vm, (name, ..)) in vms.iter_mut().zip(machines) {
+    let mut vms = MACHINES.map(|(_, _, mac, start)| start(wire, mac));
+    for (vm, (name, ..)) in vms.iter_mut().zip(MACHINES) {
         let took = vm.wait();
         eprintln!("{name}: {took:.1?}");
     }
     let sum: String = Sha256::digest(&big).iter().map(|octet| format!("{octet:02x}")).collect();
-    for (vm, (name, ..)) in vms.iter().zip(machines) {
+    for (vm, (name, ..)) in vms.iter().zip(MACHINES) {
         let console = vm.console();
         assert!(console.contains(&format!("who={name}")), "{console}");
+        assert!(console.contains(&format!("lease of {addresses}")), "{console}");
         assert_eq!(console.matches(&sum).count(), 2, "{name}: {sum} by HTTP and TFTP: {console}");
-        assert!(console.contains("Address: 10.77.0.6"), "{name}: {console}");
+        // Beside another server it does not answer DNS.
+        assert_eq!(console.contains("Address: 10.77.0.6"), addresses == SERVER, "{name}: {console}");
     }
     let rows = wait_for("the last stage of all", || {
-        let rows = overview(&server);
+        let rows = overview(server);
         rows.values().all(|row| row["stage"] == "syslog").then_some(rows)
     });
     server.terminate();
-    let kinds = ["dhcp", "tftp", "http", "dns", "syslog"];
+    let kinds = ["dhcp", "tftp", "http", "syslog", "dns"];
+    let kinds = if addresses == SERVER { &kinds[..] } else { &kinds[..4] };
     let records: Vec<Value> = kinds.iter().flat_map(|kind| server.records(kind)).collect();
     let from_ipxe = ["ipxe", "script", "kernel", "initrd", "system", "syslog"];
     let from_firmware = [&["firmware", "loader"], &from_ipxe[..]].concat();
-    for ((name, ..), stages) in machines.into_iter().zip([&from_ipxe[..], &from_firmware, &from_firmware]) {
+    for ((name, ..), stages) in MACHINES.into_iter().zip([&from_ipxe[..], &from_firmware, &from_firmware]) {
         let row = &rows[name];
         let reached: Vec<_> = row["stages"].as_array().expect("a list").iter().map(|stage| &stage["stage"]).collect();
         assert_eq!(reached, stages, "{name}");
@@ -77,10 +120,8 @@ fn machines_start_by_bios_uefi_and_http() {
             |kind: &&str| records.iter().any(|record| record["kind"] == **kind && record["session"] == row["session"]);
         assert!(kinds.iter().all(mine), "{name}");
         let line = records.iter().find(|record| record["kind"] == "syslog" && record["session"] == row["session"]);
-        assert!(
-            line.is_some_and(|line| line["message"].as_str().is_some_and(|text| text.contains("is up"))),
-            "{line:?}"
-        );
+        let up = format!("who={name} is up");
+        assert!(line.is_some_and(|line| line["message"].as_str().is_some_and(|text| text.contains(&up))), "{line:?}");
     }
     let strays: Vec<_> = records.iter().filter(|record| !record["session"].is_string()).collect();
     assert!(strays.is_empty(), "{strays:?}");

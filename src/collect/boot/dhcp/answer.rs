@@ -197,7 +197,7 @@ fn needed(request: &Request<'_>, draft: &Draft<'_>) -> Vec<DhcpOption> {
         options.push(DhcpOption::Message(draft.text.to_owned()));
     }
     let Some(boot) = draft.boot.filter(|_| message.is_some()) else { return options };
-    if let Some(class) = boot.vendor_class() {
+    if let Some(class) = boot.vendor_class(draft.alone) {
         options.push(DhcpOption::ClassIdentifier(class.to_vec()));
         // What PXE sends it wants back.
         options.extend(request.uuid_option().map(|uuid| raw(code::UUID, uuid)));

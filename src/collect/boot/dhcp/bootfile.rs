@@ -5,7 +5,7 @@
 //! | PXE firmware | the loader of its architecture, or `boot`'s file, by TFTP | siaddr, `file`, 66, 67; 60 and 43 so that it waits for nobody else |
 //! | Raspberry Pi | the loader of `raspberrypi`, if there is one | the same, and the boot menu that it looks for in 43 |
 //! | UEFI HTTP firmware | the URL of the same file | 67 alone, and 60 `HTTPClient` |
-//! | iPXE | the machine's script, by HTTP where that is on | `file`, 67, 66 |
+//! | iPXE | the machine's script, by HTTP where that is on | `file`, 67, 66; beside another server 60, or it takes no notice |
 //! | BOOTP, and systems that ask for 67 and say what processor they have | the loader, by TFTP | siaddr, `file`, 66, 67 |
 //!
 //! Nothing is told to a machine that boots from its own disk. A name too long for `file` ([`FILE_BYTES_MAX`]) is in 67
@@ -167,11 +167,13 @@ impl Boot {
         !self.name.is_empty() && self.file().is_none()
     }
 
-    /// Option 60: whose answer this is.
-    pub(crate) fn vendor_class(&self) -> Option<&'static [u8]> {
+    /// Option 60: whose answer this is. `alone`: no other server gives the addresses.
+    pub(crate) fn vendor_class(&self, alone: bool) -> Option<&'static [u8]> {
         match self.class {
             Class::Pxe | Class::RaspberryPi => Some(class::PXE_CLIENT),
             Class::Http => Some(class::HTTP_CLIENT),
+            // It knows a proxy's offer by it.
+            Class::Ipxe if !alone => Some(class::PXE_CLIENT),
             Class::Ipxe | Class::Bootp | Class::System => None,
         }
     }

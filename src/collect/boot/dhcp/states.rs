@@ -250,6 +250,10 @@ fn beside_another_server_only_boot_questions_are_answered() {
     assert_eq!(codes(&outcome.answer.as_ref().unwrap().bytes), [53, 54, 60, 97, 43]);
     let answer = decoded(&outcome);
     assert_eq!((answer.siaddr(), answer.fname()), (SERVER, Some(b"undionly.kpxe\0".as_slice())));
+    let outcome = rig.send(pxe(discover(mac(1))).option(77, b"iPXE"));
+    assert_eq!(said(&outcome), "offer 0.0.0.0 broadcast");
+    let class = DhcpOption::ClassIdentifier(b"PXEClient".to_vec());
+    assert_eq!(option(&outcome, 60), Some(class), "iPXE knows a proxy by it");
     assert_eq!(rig.say(discover(mac(1))), "none: left to the other server");
     assert_eq!(rig.say(pxe(selecting(mac(1), OTHER, [10, 77, 0, 50]))), "none: left to the other server");
     assert_eq!(rig.server.sessions.mac_of([10, 77, 0, 50].into()), Some(mac(1)), "seen on the wire");
