@@ -1,6 +1,5 @@
 //! The `[boot]` section.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +7,11 @@ use greypit_pipeline::units::Span;
 use greypit_pipeline::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{dhcp, dns, http, power, tftp};
+use super::dhcp::config as dhcp;
+use super::dns::config as dns;
+use super::http::config as http;
+use super::power::config as power;
+use super::tftp::config as tftp;
 
 /// What the collector does on its interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,18 +122,6 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result
         Names::One(name) => vec![name],
         Names::Many(names) => names,
     })
-}
-
-/// `"10.0.0.100-10.0.0.199"`, or one address.
-pub(super) fn range(key: &str, text: &str) -> Result<(Ipv4Addr, Ipv4Addr)> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    match (first.trim().parse(), last.trim().parse()) {
-        (Ok(first), Ok(last)) if first <= last => Ok((first, last)),
-        _ => {
-            let problem = format!("'{text}' is no range; write for example \"10.0.0.100-10.0.0.199\"");
-            Err(Error::Config { key: key.into(), problem })
-        }
-    }
 }
 
 #[cfg(test)]

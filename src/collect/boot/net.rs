@@ -3,6 +3,8 @@
 //! Everything that answers asks here first: an address that is in none of them gets no answer from any protocol, so
 //! greypit is of no use as an amplifier or as an open resolver.
 
+pub(crate) mod network;
+
 use std::net::Ipv4Addr;
 
 use greypit_pipeline::{Error, Result};
@@ -12,6 +14,8 @@ use nix::net::if_::InterfaceFlags;
 
 use super::config::Config;
 use super::mac::Mac;
+
+pub(crate) use self::network::Network;
 
 /// One of this machine's network interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,21 +114,6 @@ impl Look {
     }
 }
 
-/// A network and what its machines are told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Network {
-    pub(crate) subnet: Ipv4Net,
-    /// Our address for its machines: the interface's, for a network behind a relay that of the first interface.
-    pub(crate) server: Ipv4Addr,
-    /// Whether it is on one of our interfaces; the others are reached through a relay.
-    pub(crate) interface: Option<usize>,
-    /// Inclusive ranges for machines that are not known.
-    pub(crate) pools: Vec<(Ipv4Addr, Ipv4Addr)>,
-    pub(crate) router: Vec<Ipv4Addr>,
-    pub(crate) dns: Vec<Ipv4Addr>,
-    pub(crate) domain: String,
-}
-
 /// All of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Networks {
@@ -168,7 +157,7 @@ impl Networks {
                 return refuse("boot.network", format!("{} and {} overlap", other.subnet, one.subnet));
             }
         }
-        super::dhcp::check_pools(&self.networks)?;
+        super::dhcp::config::check_pools(&self.networks)?;
         for (first, last) in config.dhcp.pools()? {
             let whole =
                 self.of(first).is_some_and(|network| network.interface.is_some() && network.subnet.contains(&last));

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::arp_table;
 use super::audit::{Audit, Record};
 use super::config::Config;
-use super::dns::Names;
+use super::dns::names::Names;
 use super::files::{Content, Denied, Name, Root};
 use super::machines::catalog::Catalog;
 use super::machines::{Boot, Machine, Machines};

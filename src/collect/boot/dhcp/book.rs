@@ -17,8 +17,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::leases::{Change, Lease};
+use super::outcome::Levels;
 use super::pool::Pool;
-use super::server::Levels;
 use crate::collect::boot::mac::Mac;
 
 /// One card has no more addresses at a time.

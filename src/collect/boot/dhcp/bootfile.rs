@@ -199,7 +199,7 @@ mod tests {
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
     fn ways() -> Ways {
-        let loader = crate::collect::boot::dhcp::Config::default().loader;
+        let loader = crate::collect::boot::dhcp::config::Config::default().loader;
         Ways { tftp: true, http_port: 80, loader }
     }
 

@@ -19,8 +19,8 @@ use socket2::SockFilter;
 
 use super::super::config::Mode;
 use super::super::mac::Mac;
+use super::outcome::Arrival;
 use super::packet::{self, Datagram, Unfit};
-use super::server::Arrival;
 use super::{BOOT_PORT, CLIENT_PORT, SERVER_PORT};
 
 /// `PACKET_OUTGOING` and `PACKET_OTHERHOST` of linux/if_packet.h.

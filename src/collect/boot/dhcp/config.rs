@@ -9,10 +9,9 @@ use greypit_pipeline::{Error, Result};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::super::config::range;
-use super::super::net::Network;
 use super::class;
 use super::pool::ADDRESSES_MAX;
+use crate::collect::boot::net::network::{Network, range};
 
 /// `[boot.dhcp]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

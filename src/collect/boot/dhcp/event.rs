@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::class;
-use super::server::Arrival;
+use super::outcome::Arrival;
 use super::wire::{CIRCUIT_ID, REMOTE_ID, Request};
 use crate::collect::boot::audit::{self, Record};
 

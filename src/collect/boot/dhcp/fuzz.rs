@@ -7,7 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::answer::{ANSWER_BYTES_MAX, ANSWER_BYTES_MIN};
-use super::server::{Arrival, Server};
+use super::outcome::Arrival;
+use super::server::Server;
 use crate::collect::boot::config::{Config, Mode};
 use crate::collect::boot::mac::Mac;
 use crate::collect::boot::machines::catalog::Catalog;

@@ -22,8 +22,8 @@
 use greypit_pipeline::Register;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
+use super::outcome::{Counted, Levels};
 use super::packet::Unfit;
-use super::server::{Counted, Levels};
 
 /// Why an answer was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ mod book;
 mod bootfile;
 mod capture;
 mod class;
-mod config;
+pub(crate) mod config;
 mod deliver;
 mod event;
 mod foreign;
@@ -27,6 +27,7 @@ mod listen;
 mod metrics;
 #[cfg(test)]
 mod model;
+mod outcome;
 pub mod packet;
 mod pool;
 mod read;
@@ -63,8 +64,6 @@ use self::writer::Reply;
 use super::config::Mode;
 use super::net::Interface;
 use super::world::World;
-
-pub(crate) use config::{Config, Relayed, check_pools};
 
 /// The ports of DHCP (RFC 2131 §4.1), and that of boot servers (PXE 2.1).
 const SERVER_PORT: u16 = 67;

@@ -13,7 +13,7 @@ use std::path::Path;
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
 
 use super::leases::{Change, Log};
-use super::server::Outcome;
+use super::outcome::Outcome;
 use super::testing::*;
 use super::wire::testing::Packet;
 use crate::collect::boot::mac::Mac;

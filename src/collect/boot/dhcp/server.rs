@@ -8,7 +8,7 @@
 //! A relay is believed when its packet comes from port 67 of an address in one of our networks and its own address
 //! (giaddr) is in one of them too and not ours: so an answer never leaves the networks that are configured.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -20,90 +20,19 @@ use super::class::Class;
 use super::event;
 use super::leases::{Change, ID_BYTES_MAX};
 use super::limits::Limits;
+use super::outcome::{Answer, Arrival, Counted, Destination, Levels, Outcome};
 use super::pool::Pool;
 use super::why::Why;
 use super::wire::{Malformed, Message, Request};
 use crate::collect::boot::audit::{self, Record};
 use crate::collect::boot::config::{Config, Mode};
-use crate::collect::boot::dns::Names;
+use crate::collect::boot::dns::names::Names;
 use crate::collect::boot::mac::Mac;
 use crate::collect::boot::machines::catalog::Catalog;
 use crate::collect::boot::machines::{Machine, Machines};
 use crate::collect::boot::net::{Network, Networks};
 use crate::collect::boot::policy::{self, Verdict};
 use crate::collect::boot::sessions::{Sessions, Who};
-
-/// Where a packet came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Arrival {
-    /// Which of [`Networks::interfaces`].
-    pub(crate) interface: usize,
-    pub(crate) source: SocketAddrV4,
-    /// Ours: 67, or 4011 for boot questions. Where answers of other servers are seen (port 68), that is 68.
-    pub(crate) port: u16,
-}
-
-/// Where an answer goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Destination {
-    /// To a relay's port 67.
-    Relay(Ipv4Addr),
-    /// To port 68 of a client that has its address and answers ARP.
-    Client(Ipv4Addr),
-    /// To port 68 of a client that has no address yet: an IP packet to this address in a frame to this card.
-    Link(Mac, Ipv4Addr),
-    /// To 255.255.255.255 port 68 on the interface's link.
-    Broadcast,
-    /// Back to where the packet came from, from the port on which it came in.
-    Sender(SocketAddrV4),
-}
-
-/// An answer, encoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) to: Destination,
-    /// Which of [`Networks::interfaces`] it leaves by, and whose address it comes from.
-    pub(crate) interface: usize,
-}
-
-/// For the metrics; every text is one of a fixed few.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Counted {
-    /// What came: "discover", "request", …, "bootp"; "malformed".
-    pub(crate) message: &'static str,
-    /// What went: "offer", "ack", "nak", "reply" (BOOTP); "none".
-    pub(crate) answer: &'static str,
-    /// Why: the event's `why`.
-    pub(crate) why: &'static str,
-    /// Another DHCP server that this packet speaks of; to be said, with its address, at a bounded rate.
-    pub(crate) foreign: Option<Ipv4Addr>,
-}
-
-/// What a packet leads to.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) answer: Option<Answer>,
-    /// What must be durable before the answer goes out.
-    pub(crate) lease: Option<Change>,
-    /// An address that was offered for the first time: ask by ARP whether somebody uses it, and say so by
-    /// [`Server::conflict`].
-    pub(crate) probe: Option<Ipv4Addr>,
-    /// None for what is beyond a card's limit.
-    pub(crate) record: Option<Record>,
-    pub(crate) counted: Counted,
-}
-
-/// How many addresses are in which state; what is free is of the pools, the others are the machines' too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Levels {
-    /// How many addresses the pools have.
-    pub(crate) pools: usize,
-    pub(crate) free: usize,
-    pub(crate) offered: usize,
-    pub(crate) leased: usize,
-    pub(crate) quarantined: usize,
-}
 
 /// How many relays a packet may have passed (RFC 1542 section 4.1.1).
 const HOPS_MAX: u8 = 16;

@@ -19,8 +19,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::super::config::{Config, Mode};
 use super::super::net::Interface;
+use super::outcome::{Answer, Destination};
 use super::packet::{self, Datagram};
-use super::server::{Answer, Destination};
 use super::{BOOT_PORT, CLIENT_PORT, SERVER_PORT, arp, capture};
 use crate::sys;
 

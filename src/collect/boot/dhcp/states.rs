@@ -449,7 +449,7 @@ fn packets_of_real_clients_are_understood() {
         let arch = super::class::arch(&request).and_then(super::class::arch_name).unwrap_or("-");
         assert_eq!(format!("{:?} {arch}", super::class::Class::of(&request)), class, "{file}");
         let mut rig = Rig::serving();
-        let arrival = super::server::Arrival { interface: 0, source: "0.0.0.0:68".parse().unwrap(), port: 67 };
+        let arrival = super::outcome::Arrival { interface: 0, source: "0.0.0.0:68".parse().unwrap(), port: 67 };
         let at = rig.at();
         let outcome = rig.server.handle(&bytes, &arrival, at);
         assert_eq!(outcome.counted.answer, wanted, "{file}: {}", said(&outcome));
@@ -458,7 +458,7 @@ fn packets_of_real_clients_are_understood() {
 
 #[test]
 fn dns_is_told_what_clients_call_themselves() {
-    let names = crate::collect::boot::dns::Names::default();
+    let names = crate::collect::boot::dns::names::Names::default();
     let mut rig = Rig::serving();
     rig.server = rig.server.with_names(names.clone());
     let named = |packet: Packet| packet.option(12, b"Laptop.lab");

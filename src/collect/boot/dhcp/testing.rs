@@ -9,7 +9,8 @@ use dhcproto::{Decodable, Decoder};
 use jiff::Timestamp;
 
 use super::leases::Change;
-use super::server::{Arrival, Destination, Outcome, Server};
+use super::outcome::{Arrival, Destination, Outcome};
+use super::server::Server;
 use super::wire::testing::Packet;
 use crate::collect::boot::config::Config;
 use crate::collect::boot::mac::Mac;

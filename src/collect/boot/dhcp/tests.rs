@@ -64,7 +64,7 @@ fn start(data_dir: &Path) -> Running {
         sessions: Arc::new(Sessions::new(Duration::from_secs(1800))),
         root: Root::open(data_dir).unwrap(),
         audit: Audit::new(submit, &registry).unwrap(),
-        names: super::super::dns::Names::default(),
+        names: super::super::dns::names::Names::default(),
     });
     let (bound, stop) = (Bound { sockets: vec![sockets] }, CancellationToken::new());
     let tasks = spawn(bound, world, data_dir, &Health::new(), &registry, stop.clone()).unwrap();

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::leases::Change;
 use super::metrics::{Metrics, Unsent};
-use super::server::{Answer, Counted};
+use super::outcome::{Answer, Counted};
 use crate::collect::boot::audit::Record;
 
 /// Requests that wait for their lease to be written.
@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
     use crate::collect::boot::audit;
-    use crate::collect::boot::dhcp::server::Destination;
+    use crate::collect::boot::dhcp::outcome::Destination;
 
     fn ip(n: u32) -> Ipv4Addr {
         Ipv4Addr::from_bits(0x0a00_0000 + n)

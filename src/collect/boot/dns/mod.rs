@@ -16,12 +16,12 @@
 //! [`listen::CONNECTIONS_PER_PEER_MAX`] of one client, each at most [`listen::IDLE_MAX`] quiet.
 
 mod answer;
-mod config;
+pub(crate) mod config;
 mod forward;
 mod index;
 mod listen;
 mod metrics;
-mod names;
+pub(crate) mod names;
 mod rate;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};

@@ -15,7 +15,7 @@
 //! End: no new connections or requests; answers have two seconds.
 
 mod body;
-mod config;
+pub(crate) mod config;
 mod metrics;
 mod report;
 mod request;

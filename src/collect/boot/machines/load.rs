@@ -12,7 +12,7 @@ use super::{Boot, Machine, Machines};
 use crate::collect::boot::files::NAME_BYTES_MAX;
 use crate::collect::boot::mac::Mac;
 use crate::collect::boot::net::{Network, Networks};
-use crate::collect::boot::power::Schedule;
+use crate::collect::boot::power::schedule::Schedule;
 use crate::collect::boot::script;
 
 /// Of one file.

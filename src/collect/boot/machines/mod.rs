@@ -64,7 +64,7 @@ pub(crate) struct Machine {
     /// The text of `script.ipxe`.
     pub(crate) script: Option<String>,
     /// The lines of `power`, checked.
-    pub(crate) power: Option<super::power::Schedule>,
+    pub(crate) power: Option<super::power::schedule::Schedule>,
 }
 
 /// One state of all files, whole and checked.

@@ -18,11 +18,11 @@
 //! minute on. An action that fails is said on the board of health (`power`, limited) until one of that machine works. In
 //! `mode = "listen"` schedules rest; `greypit wake` works.
 
-mod config;
+pub(crate) mod config;
 mod control;
 mod metrics;
 mod off;
-mod schedule;
+pub(crate) mod schedule;
 mod target;
 mod task;
 mod waker;
@@ -38,9 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Mode;
 use super::world::World;
-pub(crate) use config::Config;
 pub(crate) use control::path as control_path;
-pub(crate) use schedule::Schedule;
 pub(crate) use waker::Waker;
 
 /// Carries out the schedules, and what `greypit wake` asks for, until `stop`.

@@ -20,7 +20,7 @@
 //!
 //! End: no new transfers; those that go on have two seconds, then the client is told.
 
-mod config;
+pub(crate) mod config;
 mod listen;
 mod metrics;
 mod negotiate;

@@ -5,12 +5,13 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::*;
 use crate::collect::boot::audit::Audit;
-use crate::collect::boot::dns::Names;
+use crate::collect::boot::dns::names::Names;
 use crate::collect::boot::mac::Mac;
 use crate::collect::boot::machines::Machines;
 use crate::collect::boot::machines::catalog::Catalog;
 use crate::collect::boot::net::{Interface, Networks};
-use crate::collect::boot::power::{Schedule, control};
+use crate::collect::boot::power::control;
+use crate::collect::boot::power::schedule::Schedule;
 use crate::collect::boot::sessions::Sessions;
 
 /// Longer than anything here takes on any machine.
