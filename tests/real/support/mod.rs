@@ -19,6 +19,7 @@ pub(crate) mod capture;
 pub(crate) mod collector;
 pub(crate) mod daemon;
 pub(crate) mod dhcp;
+pub(crate) mod dhcp_packet;
 pub(crate) mod dnsmasq;
 pub(crate) mod farm;
 pub(crate) mod filtered;
