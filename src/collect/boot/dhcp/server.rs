@@ -6,13 +6,16 @@
 //! that may not boot gets no answer. The others get one at once, or none: nothing here waits.
 //!
 //! A relay is believed when its packet comes from port 67 of an address in one of our networks and its own address
-//! (giaddr) is in one of them too and not ours: so an answer never leaves the networks that are configured.
+//! (giaddr) is in one of them too and not ours: so an answer never leaves the networks that are configured. A client that
+//! has an address is believed where that is in one of our networks; from elsewhere only a request to go on with it is, as
+//! it may come from a machine that was moved here, and it gets a NAK at most. So nobody far away can take addresses.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::CLIENT_PORT;
 use super::answer::{self, Draft, Kind, Times};
 use super::book::{Book, Client};
 use super::bootfile::{Boot, Ways};
@@ -242,11 +245,19 @@ impl Server {
         let all = &self.networks.networks;
         let of = |ip: Ipv4Addr| all.iter().position(|network| network.subnet.contains(&ip));
         let on_link = || all.iter().position(|network| network.interface == Some(arrival.interface));
-        if request.is_reply || request.giaddr.is_unspecified() {
+        if request.is_reply {
+            return on_link().ok_or(Why::NoNetwork);
+        }
+        if request.giaddr.is_unspecified() {
+            let source = *arrival.source.ip();
             // Through a router, from a client that has its address.
-            let renews = !request.is_reply && request.ciaddr == *arrival.source.ip();
-            let routed = if renews { of(request.ciaddr) } else { None };
-            return routed.or_else(on_link).ok_or(Why::NoNetwork);
+            let has_address = !source.is_unspecified() && request.ciaddr == source;
+            let routed = if has_address { of(source) } else { None };
+            let may_ask = source.is_unspecified()
+                || source.is_link_local()
+                || of(source).is_some()
+                || (has_address && request.message == Message::Request);
+            return routed.or_else(on_link).filter(|_| may_ask).ok_or(Why::NoNetwork);
         }
         let is_relay = arrival.source.port() == 67
             && of(*arrival.source.ip()).is_some()
@@ -268,6 +279,8 @@ impl Server {
         }
         let (machine, why) = match verdict {
             _ if self.mode == Mode::Listen => return Decision::silent(Why::Listening),
+            // What is sent there goes to clients; it is only heard because other servers send there too.
+            _ if asked.arrival.port == CLIENT_PORT => return Decision::silent(Why::NotOurs),
             Verdict::Refused(why) => {
                 // Whom we refuse may well be another server's.
                 let named = asked.request.server_id.filter(|id| !self.networks.is_server(*id));

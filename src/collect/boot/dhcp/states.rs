@@ -180,6 +180,39 @@ fn a_relay_is_told_and_only_one_that_is_one() {
 }
 
 #[test]
+fn nobody_far_away_takes_an_address() {
+    let far = Ipv4Addr::new(198, 51, 100, 7);
+    let outside = "none: no network of ours";
+    let mut rig = Rig::serving();
+    for (packet, source, wanted) in [
+        (discover(mac(1)), far, outside),
+        (discover(mac(1)).ciaddr(far.octets()), far, outside),
+        (selecting(mac(1), US, pool(0)), far, outside),
+        (reboot(mac(1), pool(0)), far, outside),
+        (renew(mac(1), pool(0)), far, outside),
+        (Packet::of(mac(1), 8).ciaddr(pool(0)), far, outside),
+        (Packet::of(KNOWN, 0), far, outside),
+        // It may have been moved here with the address that it had.
+        (renew(mac(1), far.octets()), far, "nak 0.0.0.0 broadcast"),
+        (discover(mac(1)), Ipv4Addr::new(169, 254, 7, 7), "offer 10.77.0.100 link"),
+        (discover(mac(1)), pool(0).into(), "offer 10.77.0.100 link"),
+    ] {
+        assert_eq!(said(&rig.send_from(packet.clone(), source, 68, 67)), wanted, "{source} {packet:?}");
+    }
+    assert_eq!(rig.server.levels().leased, 0);
+}
+
+#[test]
+fn a_question_to_the_port_of_clients_is_not_for_us() {
+    for mode in ["serve", "proxy"] {
+        let mut rig = Rig::new(&format!("mode = \"{mode}\"\n{CONFIG}"), machines(), Vec::new(), START_S);
+        let pxe = discover(mac(1)).option(60, b"PXEClient").option(93, &[0, 0]);
+        let outcome = rig.send_from(pxe, Ipv4Addr::UNSPECIFIED, 68, 68);
+        assert_eq!(said(&outcome), "none: for another server", "{mode}");
+    }
+}
+
+#[test]
 fn whoever_may_not_boot_gets_nothing_of_any_kind() {
     let mut machines = Machines::default();
     machines.add(SERVER, Machine { boot: Boot::Off, ..machine(9, "off", vec![KNOWN]) });
@@ -267,7 +300,8 @@ fn beside_another_server_only_boot_questions_are_answered() {
     assert_eq!(decoded(&outcome).fname(), Some(b"undionly.kpxe\0".as_slice()));
     for (packet, from, wanted) in [
         (asks(Packet::of(mac(1), 3)).ip(54, OTHER), from, "none: for another server"),
-        (asks(Packet::of(mac(1), 3)), Ipv4Addr::new(8, 8, 8, 8), "none: no address named"),
+        (asks(Packet::of(mac(1), 3)), Ipv4Addr::new(8, 8, 8, 8), "none: no network of ours"),
+        (asks(Packet::of(mac(1), 3)), Ipv4Addr::UNSPECIFIED, "none: no address named"),
         (asks(Packet::of(mac(1), 1)), from, "none: left to the other server"),
         (Packet::of(mac(1), 3), from, "none: left to the other server"),
     ] {
