@@ -28,8 +28,10 @@ logger -p daemon.notice \"$(grep -o 'who=.*' /proc/cmdline) is up\"
 sleep 2
 ";
 
+type Start = fn(&Wire, &str) -> Vm;
+
 /// The machines that start, and how.
-const MACHINES: [(&str, &str, &str, fn(&Wire, &str) -> Vm); 3] = [
+const MACHINES: [(&str, &str, &str, Start); 3] = [
     ("web1", "10.77.0.5", "52:54:00:77:00:01", Vm::bios),
     ("web2", "10.77.0.6", "52:54:00:77:00:02", Vm::uefi),
     ("web3", "10.77.0.7", "52:54:00:77:00:03", Vm::uefi_http),
