@@ -57,6 +57,11 @@ impl Packet {
         self.at(24, &relay.octets())
     }
 
+    /// The datagram without the mark of its end.
+    pub(crate) fn cut(self) -> Vec<u8> {
+        self.0
+    }
+
     /// The whole datagram.
     pub(crate) fn end(mut self) -> Vec<u8> {
         self.0.push(255);

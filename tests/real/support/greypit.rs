@@ -2,7 +2,7 @@
 
 use super::net::free_port;
 use super::netns::Host;
-use super::{Folder, Process, wait_for};
+use super::{Folder, Process, run, wait_for};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -21,8 +21,18 @@ pub(crate) struct Greypit {
     port: u16,
     /// Where it and its commands run, if not on the machine itself.
     host: Option<Host>,
+    /// What it may do as the user `nobody`, if it is not started as root.
+    capabilities: Option<String>,
     folder: Folder,
 }
+
+/// As seen by `nobody`, who may not pass through the folders above it: its folder.
+const NOBODYS_FOLDER: &str = "/mnt";
+/// Mounts the folder there (`ip netns exec` has made a mount namespace), and runs the
+/// rest of the arguments as `nobody` with these capabilities and no way to others.
+const AS_NOBODY: &str = "mount --bind \"$1\" /mnt; caps=-all,$2; shift 2
+exec setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs \
+    --inh-caps=$caps --ambient-caps=$caps --bounding-set=$caps /mnt/greypit \"$@\"";
 
 /// What `greypit verify` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +59,8 @@ impl Greypit {
     fn made(node: &str, host: Option<Host>) -> Self {
         let folder = Folder::new(&format!("greypit-{node}"));
         let port = free_port();
-        let mut greypit = Self { process: None, config: Table::new(), env: Vec::new(), port, host, folder };
+        let mut greypit =
+            Self { process: None, config: Table::new(), env: Vec::new(), port, host, capabilities: None, folder };
         greypit.set("node", node);
         greypit.set("data_dir", path(&greypit.folder.join("data")));
         greypit.set("store.url", path(&greypit.objects()));
@@ -91,6 +102,16 @@ impl Greypit {
     /// Sets variables for the daemon and the commands.
     pub(crate) fn env<K: Into<String>, V: Into<String>>(&mut self, variables: impl IntoIterator<Item = (K, V)>) {
         self.env.extend(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
+    }
+
+    /// From now on it and its commands run as the user `nobody` with these capabilities
+    /// alone, such as `+net_raw,+net_bind_service`, and its folder is that user's. It must be on a host.
+    pub(crate) fn as_nobody(&mut self, capabilities: &str) {
+        self.capabilities = Some(capabilities.to_owned());
+        let program = self.folder.join("greypit");
+        if !program.exists() {
+            std::fs::hard_link(env!("CARGO_BIN_EXE_greypit"), program).expect("the folder is beside the program");
+        }
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -213,7 +234,11 @@ impl Greypit {
 
     fn write_config(&self) -> PathBuf {
         let config = self.folder.join("greypit.toml");
-        std::fs::write(&config, toml::to_string(&self.config).expect("a config")).expect("write the config");
+        let mut text = toml::to_string(&self.config).expect("a config");
+        if self.capabilities.is_some() {
+            text = text.replace(&path(self.folder.path()), NOBODYS_FOLDER);
+        }
+        std::fs::write(&config, text).expect("write the config");
         config
     }
 
@@ -221,7 +246,16 @@ impl Greypit {
     pub(crate) fn command(&self, name: &str) -> Command {
         let config = self.write_config();
         let program = env!("CARGO_BIN_EXE_greypit");
-        let mut command = self.host.as_ref().map_or_else(|| Command::new(program), |host| host.command(program));
+        let (mut command, config) = match (&self.host, &self.capabilities) {
+            (None, _) => (Command::new(program), config),
+            (Some(host), None) => (host.command(program), config),
+            (Some(host), Some(capabilities)) => {
+                run(Command::new("chown").args(["-R", "65534:65534"]).arg(self.folder.path()));
+                let mut command = host.command("sh");
+                command.args(["-ec", AS_NOBODY, "sh"]).arg(self.folder.path()).arg(capabilities);
+                (command, Path::new(NOBODYS_FOLDER).join("greypit.toml"))
+            }
+        };
         let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         command.arg("--config").arg(config).arg(name).envs(env).stdin(Stdio::null());
         command

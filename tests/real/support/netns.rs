@@ -84,6 +84,19 @@ impl Wire {
         host
     }
 
+    /// Plugs a host of another wire in here too, with this interface.
+    pub(crate) fn join(&self, host: &Host, name: &str, interface: &str, address: &str) {
+        self.bridge.ip(&format!("link add {name} type veth peer name {interface} netns {}", host.namespace));
+        self.bridge.ip(&format!("link set {name} master {BRIDGE} up"));
+        host.ip(&format!("link set {interface} up"));
+        host.ip(&format!("address add {address} brd + dev {interface}"));
+    }
+
+    /// From now on everybody sees every frame, as on a mirror port: no address is learned.
+    pub(crate) fn mirror(&self) {
+        self.bridge.ip(&format!("link set {BRIDGE} type bridge ageing_time 0"));
+    }
+
     /// An end of the wire for QEMU, which runs in the bridge's namespace.
     pub(crate) fn tap(&self, name: &str) -> Tap {
         self.router.get_or_init(|| Router::start(&self.bridge));
