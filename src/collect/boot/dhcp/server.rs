@@ -123,7 +123,10 @@ impl Server {
         let mut book = Book::new(networks.networks.iter().map(|network| Pool::new(&network.pools)).collect());
         for change in &leases {
             book.restore(change);
-            if let Change::Leased(lease) = change {
+            // Of a lease that is over nobody knows who has the address by now.
+            if let Change::Leased(lease) = change
+                && lease.until_s > now.as_second()
+            {
                 sessions.address(lease.mac, lease.ip);
             }
         }

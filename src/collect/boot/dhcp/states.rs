@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use dhcproto::v4::DhcpOption;
 use jiff::Timestamp;
 
-use super::leases::Change;
+use super::leases::{Change, Lease};
 use super::testing::*;
 use super::wire::testing::Packet;
 use crate::collect::boot::mac::Mac;
@@ -210,6 +210,18 @@ fn a_question_to_the_port_of_clients_is_not_for_us() {
         let outcome = rig.send_from(pxe, Ipv4Addr::UNSPECIFIED, 68, 68);
         assert_eq!(said(&outcome), "none: for another server", "{mode}");
     }
+}
+
+#[test]
+fn an_old_lease_says_nothing_of_who_has_an_address_now() {
+    let leased = |n: u8, until_s| {
+        let (ip, mac, id) = (pool(n).into(), mac(n), Box::default());
+        Change::Leased(Lease { ip, mac, id, booting: false, until_s })
+    };
+    let leases = vec![leased(0, START_S), leased(1, START_S + 1)];
+    let rig = Rig::new(CONFIG, machines(), leases, START_S);
+    let known = [0, 1].map(|n| rig.server.sessions.mac_of(pool(n).into()));
+    assert_eq!(known, [None, Some(mac(1))]);
 }
 
 #[test]
