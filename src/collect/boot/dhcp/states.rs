@@ -10,6 +10,7 @@ use super::testing::*;
 use super::wire::testing::Packet;
 use crate::collect::boot::mac::Mac;
 use crate::collect::boot::machines::{Boot, Machine, Machines};
+use crate::collect::boot::sessions::testing::problem_of_one;
 
 const US: [u8; 4] = [10, 77, 0, 1];
 const OTHER: [u8; 4] = [10, 77, 0, 2];
@@ -234,6 +235,21 @@ fn whoever_may_not_boot_gets_nothing_of_any_kind() {
             assert_eq!(rig.say(packet.clone()), wanted, "{packet:?}");
         }
         assert_eq!(rig.say(Packet::of(card, 0)), wanted);
+    }
+}
+
+#[test]
+fn it_is_said_why_a_machine_does_not_start() {
+    for (packet, wanted) in [
+        (discover(KNOWN).option(60, b"PXEClient"), Some("boot is off")),
+        (discover(mac(1)).option(60, b"PXEClient"), Some("unknown machine")),
+        (discover(mac(1)), None),
+    ] {
+        let mut machines = Machines::default();
+        machines.add(SERVER, Machine { boot: Boot::Off, ..machine(9, "off", vec![KNOWN]) });
+        let mut rig = Rig::new(CONFIG, machines, Vec::new(), START_S);
+        rig.send(packet);
+        assert_eq!(problem_of_one(&rig.server.sessions).as_deref(), wanted);
     }
 }
 
