@@ -371,6 +371,13 @@ pub(crate) mod testing {
         (Arc::new(sessions), id)
     }
 
+    /// What went wrong last for the only machine.
+    pub(crate) fn problem_of_one(sessions: &Sessions) -> Option<String> {
+        let table = sessions.table();
+        let session = table.by_mac.values().next().expect("a session");
+        session.failure.as_ref().map(|failure| failure.problem.to_string())
+    }
+
     /// How far the only machine got.
     pub(crate) fn stage_of_one(sessions: &Sessions) -> Stage {
         sessions.table().by_mac.values().next().expect("a session").stage

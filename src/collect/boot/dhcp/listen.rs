@@ -35,7 +35,7 @@ use super::writer::{Job, Queue, Reply};
 use super::{BOOT_PORT, CLIENT_PORT, SERVER_PORT};
 use crate::collect::boot::config::Mode;
 use crate::collect::boot::mac::Mac;
-use crate::collect::boot::net::Presence;
+use crate::collect::boot::net::{Interface, Presence};
 use crate::sys;
 
 /// How often it looks after what nobody sends a packet for.
@@ -354,9 +354,9 @@ impl Listener {
             let name = &sockets.interface.name;
             let trouble = match sockets.interface.presence() {
                 Presence::Same => None,
-                Presence::Another(interface) => match self.reopen(i, &interface) {
+                Presence::Another(interface) => match self.reopen(i, sockets, &interface) {
                     Ok(()) => {
-                        tracing::info!(interface = name, "it was made anew, and is served again");
+                        tracing::info!(interface = name, "it was made anew or has another card, and is served again");
                         changed = true;
                         None
                     }
@@ -380,9 +380,14 @@ impl Listener {
         }
     }
 
-    fn reopen(&self, i: usize, interface: &crate::collect::boot::net::Interface) -> Result<()> {
-        // The old ones are of an interface that is no more, so they do not stand in the way.
-        self.delivery.replace(i, Sockets::open(&self.delivery.world.config, interface)?);
+    fn reopen(&self, i: usize, before: &Sockets, interface: &Interface) -> Result<()> {
+        let sockets = if interface.index == before.interface.index {
+            before.of_card(interface)?
+        } else {
+            // The old ones are of an interface that is no more, so they do not stand in the way.
+            Sockets::open(&self.delivery.world.config, interface)?
+        };
+        self.delivery.replace(i, sockets);
         Ok(())
     }
 }
@@ -391,4 +396,35 @@ impl Listener {
 fn is_on_link(outcome: &Outcome) -> bool {
     let to = outcome.answer.as_ref().map(|answer| answer.to);
     matches!(to, Some(Destination::Link(..) | Destination::Broadcast | Destination::Client(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use greypit_pipeline::Health;
+    use prometheus::Registry;
+
+    use super::super::metrics::Metrics;
+    use super::super::tests::world;
+    use super::*;
+
+    #[test]
+    fn an_interface_with_another_card_keeps_its_sockets() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::new();
+        let mut sockets = Sockets::on_loopback(9);
+        let port =
+            |sockets: &Sockets| sockets.server.as_ref().unwrap().local_addr().unwrap().as_socket().unwrap().port();
+        let (index, wanted) = (sockets.interface.index, (Mac([0; 6]), port(&sockets)));
+        let (world, _events) = world(folder.path(), sockets.interface.clone(), &registry);
+        // What loopback does not have.
+        sockets.interface.mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+        let (networks, machines, sessions) = (world.networks.clone(), world.machines.clone(), world.sessions.clone());
+        let server = Server::new(&world.config, networks, machines, sessions, Vec::new(), Timestamp::now());
+        let delivery = Arc::new(Delivery::new(world, Metrics::new(&registry).unwrap(), vec![sockets]));
+        let mut listener = Listener::new(server, delivery, None, Arc::new(Board::new(&Health::new())));
+        listener.look();
+        assert_eq!(listener.delivery.metrics.interfaces_down.get(), 0);
+        let now = &listener.sockets[0];
+        assert_eq!((now.interface.mac, port(now), now.interface.index), (wanted.0, wanted.1, index));
+    }
 }

@@ -123,7 +123,10 @@ impl Server {
         let mut book = Book::new(networks.networks.iter().map(|network| Pool::new(&network.pools)).collect());
         for change in &leases {
             book.restore(change);
-            if let Change::Leased(lease) = change {
+            // Of a lease that is over nobody knows who has the address by now.
+            if let Change::Leased(lease) = change
+                && lease.until_s > now.as_second()
+            {
                 sessions.address(lease.mac, lease.ip);
             }
         }
@@ -342,7 +345,9 @@ impl Server {
             _ => self.sessions.of(who, now),
         };
         let no_file = reply.as_ref().and_then(|reply| reply.boot.as_ref().err()).filter(|_| class.is_booting());
-        if let Some(why) = [Some(&why), no_file].into_iter().flatten().find(|why| why.is_failure()) {
+        // Firmware that is refused is somebody's machine that does not start.
+        let is_failure = |why: &&Why| why.is_failure() || (class.is_booting() && matches!(why, Why::Refused(_)));
+        if let Some(why) = [Some(&why), no_file].into_iter().flatten().find(is_failure) {
             self.sessions.failed(who, why.name(), now);
         }
         let name = machine.map(|machine| machine.hostname.as_str()).filter(|name| !name.is_empty());

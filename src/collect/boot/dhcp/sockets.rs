@@ -84,6 +84,28 @@ impl Sockets {
         })
     }
 
+    /// The same ones, of an interface that has another card now and is itself the same: new ones could not be bound
+    /// beside them.
+    ///
+    /// # Errors
+    /// As [`Sockets::open`].
+    pub(super) fn of_card(&self, interface: &Interface) -> Result<Sockets> {
+        let same = |socket: &Option<Socket>| {
+            let again = socket.as_ref().map(Socket::try_clone).transpose();
+            again.map_err(|error| refused(interface, "a socket", &error))
+        };
+        Ok(Sockets {
+            interface: interface.clone(),
+            server: same(&self.server)?,
+            boot: same(&self.boot)?,
+            link: same(&self.link)?,
+            raw: same(&self.raw)?,
+            capture: same(&self.capture)?,
+            arp: same(&self.arp)?,
+            client_port: self.client_port,
+        })
+    }
+
     /// What is bound, for people.
     pub(super) fn addresses(&self) -> Vec<String> {
         let Interface { name, addr, .. } = &self.interface;

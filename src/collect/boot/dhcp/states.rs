@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 use dhcproto::v4::DhcpOption;
 use jiff::Timestamp;
 
-use super::leases::Change;
+use super::leases::{Change, Lease};
 use super::testing::*;
 use super::wire::testing::Packet;
 use crate::collect::boot::mac::Mac;
 use crate::collect::boot::machines::{Boot, Machine, Machines};
+use crate::collect::boot::sessions::testing::problem_of_one;
 
 const US: [u8; 4] = [10, 77, 0, 1];
 const OTHER: [u8; 4] = [10, 77, 0, 2];
@@ -213,6 +214,18 @@ fn a_question_to_the_port_of_clients_is_not_for_us() {
 }
 
 #[test]
+fn an_old_lease_says_nothing_of_who_has_an_address_now() {
+    let leased = |n: u8, until_s| {
+        let (ip, mac, id) = (pool(n).into(), mac(n), Box::default());
+        Change::Leased(Lease { ip, mac, id, booting: false, until_s })
+    };
+    let leases = vec![leased(0, START_S), leased(1, START_S + 1)];
+    let rig = Rig::new(CONFIG, machines(), leases, START_S);
+    let known = [0, 1].map(|n| rig.server.sessions.mac_of(pool(n).into()));
+    assert_eq!(known, [None, Some(mac(1))]);
+}
+
+#[test]
 fn whoever_may_not_boot_gets_nothing_of_any_kind() {
     let mut machines = Machines::default();
     machines.add(SERVER, Machine { boot: Boot::Off, ..machine(9, "off", vec![KNOWN]) });
@@ -222,6 +235,21 @@ fn whoever_may_not_boot_gets_nothing_of_any_kind() {
             assert_eq!(rig.say(packet.clone()), wanted, "{packet:?}");
         }
         assert_eq!(rig.say(Packet::of(card, 0)), wanted);
+    }
+}
+
+#[test]
+fn it_is_said_why_a_machine_does_not_start() {
+    for (packet, wanted) in [
+        (discover(KNOWN).option(60, b"PXEClient"), Some("boot is off")),
+        (discover(mac(1)).option(60, b"PXEClient"), Some("unknown machine")),
+        (discover(mac(1)), None),
+    ] {
+        let mut machines = Machines::default();
+        machines.add(SERVER, Machine { boot: Boot::Off, ..machine(9, "off", vec![KNOWN]) });
+        let mut rig = Rig::new(CONFIG, machines, Vec::new(), START_S);
+        rig.send(packet);
+        assert_eq!(problem_of_one(&rig.server.sessions).as_deref(), wanted);
     }
 }
 

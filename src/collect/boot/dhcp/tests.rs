@@ -46,6 +46,14 @@ fn start(data_dir: &Path) -> Running {
     firmware.connect(boot).unwrap();
 
     let registry = Registry::new();
+    let (world, events) = world(data_dir, sockets.interface.clone(), &registry);
+    let (bound, stop) = (Bound { sockets: vec![sockets] }, CancellationToken::new());
+    let tasks = spawn(bound, world, data_dir, &Health::new(), &registry, stop.clone()).unwrap();
+    Running { tasks, stop, registry, events, client, firmware }
+}
+
+/// One machine, [`CARD`], on an interface, and the other end of its audit.
+pub(super) fn world(data_dir: &Path, interface: Interface, registry: &Registry) -> (Arc<World>, Queue) {
     let (submit, events) = queue(1 << 20);
     let config = super::super::Config::default();
     let mut machines = Machines::default();
@@ -58,17 +66,15 @@ fn start(data_dir: &Path) -> Running {
     };
     machines.add(Ipv4Addr::LOCALHOST, machine);
     let world = Arc::new(World {
-        networks: Networks::new(&config, vec![sockets.interface.clone()]).unwrap(),
+        networks: Networks::new(&config, vec![interface]).unwrap(),
         config,
         machines: Catalog::of(machines),
         sessions: Arc::new(Sessions::new(Duration::from_secs(1800))),
         root: Root::open(data_dir).unwrap(),
-        audit: Audit::new(submit, &registry).unwrap(),
+        audit: Audit::new(submit, registry).unwrap(),
         names: super::super::dns::names::Names::default(),
     });
-    let (bound, stop) = (Bound { sockets: vec![sockets] }, CancellationToken::new());
-    let tasks = spawn(bound, world, data_dir, &Health::new(), &registry, stop.clone()).unwrap();
-    Running { tasks, stop, registry, events, client, firmware }
+    (world, events)
 }
 
 impl Running {

@@ -127,7 +127,7 @@ impl Catalog {
 
 /// Looks, and waits until there is a reason to look again.
 async fn run(mut looker: Looker, poll: Duration, stop: CancellationToken) {
-    let changed = looker.changed.clone();
+    let (changed, health) = (looker.changed.clone(), looker.health.clone());
     // What changed between the start and the watcher's beginning is found by the first look.
     let mut told = true;
     loop {
@@ -138,7 +138,10 @@ async fn run(mut looker: Looker, poll: Duration, stop: CancellationToken) {
         });
         looker = match looked.await {
             Ok(looker) => looker,
-            Err(error) => return tracing::error!(%error, "machine files are no longer read"),
+            Err(error) => {
+                tracing::error!(%error, "machine files are no longer read");
+                return health.limited(PART, "the machine files are no longer read; restart greypit");
+            }
         };
         let took = began.elapsed();
         let next = async {

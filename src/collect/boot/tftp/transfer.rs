@@ -9,6 +9,8 @@
 //!   the window before was sent in parts twice, since then it may be that one's echo.
 //! * What is not acknowledged within the timeout is sent again, up to [`RETRANSMITS_MAX`] times in a row, the timeout
 //!   doubled each time. So [`RETRANSMITS_MAX`] + 2 windows a block are the most that can be sent.
+//! * A client that has not answered at all within [`OPENING_MAX`] is gone, whatever timeout it asked for: anybody can send
+//!   a request in somebody's name, and none of them is to keep a place for an hour.
 //! * Block numbers have 16 bits on the wire and 64 here: behind 65,535 they go on with 0.
 
 use std::io::{self, Read};
@@ -18,6 +20,9 @@ use super::wire::{DATA_HEADER, Packet, data_header};
 
 /// How often in a row the same is sent again.
 pub(super) const RETRANSMITS_MAX: u32 = 5;
+
+/// How long the first answer may take: all retransmissions where the client asks for no timeout of its own.
+pub(super) const OPENING_MAX: Duration = Duration::from_secs(63);
 
 /// What was agreed upon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +84,8 @@ pub(super) struct Transfer<R> {
     in_a_row: u32,
     timeout: Duration,
     deadline: Instant,
+    /// When a client that has not answered is gone.
+    opening_ends: Instant,
     retransmits: u64,
 }
 
@@ -100,7 +107,8 @@ impl<R: Read> Transfer<R> {
             doubtful: false,
             in_a_row: 0,
             timeout: terms.timeout,
-            deadline: now + terms.timeout,
+            deadline: now + terms.timeout.min(OPENING_MAX),
+            opening_ends: now + OPENING_MAX,
             retransmits: 0,
             terms,
         };
@@ -127,7 +135,8 @@ impl<R: Read> Transfer<R> {
         if now < self.deadline {
             return Step::Wait;
         }
-        if self.in_a_row >= RETRANSMITS_MAX {
+        let is_nobody = !self.has_begun() && now >= self.opening_ends;
+        if is_nobody || self.in_a_row >= RETRANSMITS_MAX {
             return Step::End(End::TimedOut);
         }
         self.in_a_row += 1;
@@ -178,6 +187,9 @@ impl<R: Read> Transfer<R> {
         self.again = true;
         self.retransmits += if self.opening { 1 } else { self.read - self.acked };
         self.deadline = now + self.timeout;
+        if !self.has_begun() {
+            self.deadline = self.deadline.min(self.opening_ends);
+        }
         Step::Send
     }
 

@@ -87,6 +87,23 @@ fn timeouts_double_and_end() {
 }
 
 #[test]
+fn who_never_answers_is_gone_after_a_minute_whatever_it_asked_for() {
+    let long = Terms { timeout: Duration::from_secs(40), ..terms(512, 1, true) };
+    let (mut transfer, begun) = begin(1024, long.clone());
+    let now = transfer.deadline();
+    assert!(matches!(transfer.late(now), Step::Send));
+    assert_eq!(transfer.deadline() - begun, OPENING_MAX);
+    assert!(matches!(transfer.late(transfer.deadline()), Step::End(End::TimedOut)));
+    // Who has answered has the time that it asked for.
+    let (mut transfer, begun) = begin(1024, long);
+    assert_eq!(ack(&mut transfer, 0, begun), [1]);
+    let now = transfer.deadline();
+    assert!(matches!(transfer.late(now), Step::Send));
+    assert_eq!(transfer.deadline() - begun, Duration::from_secs(120));
+    assert!(matches!(transfer.late(transfer.deadline()), Step::Send));
+}
+
+#[test]
 fn progress_gives_the_timeout_back() {
     let (mut transfer, now) = begin(1024, terms(512, 1, false));
     let now = now + TIMEOUT;
