@@ -36,7 +36,12 @@ impl BootServer {
     /// One that is not started, without machines and files; it serves DHCP and whatever
     /// has a port.
     pub(crate) fn new(wire: &Wire) -> Self {
-        let host = wire.host("greypit", Some(&format!("{SERVER}/24")));
+        Self::in_subnet(wire, 24)
+    }
+
+    /// The same, in a subnet with a prefix of so many bits.
+    pub(crate) fn in_subnet(wire: &Wire, bits: u8) -> Self {
+        let host = wire.host("greypit", Some(&format!("{SERVER}/{bits}")));
         let greypit = Greypit::on(&host, "boot");
         let mut server = Self { greypit, host };
         for (key, folder) in [("boot.dir", "machines"), ("boot.root", "files")] {

@@ -13,8 +13,13 @@ pub(crate) struct Dnsmasq {
 }
 
 impl Dnsmasq {
-    /// Serves what these lines of its config say, and no DNS unless they do.
+    /// Serves what these lines of its config say, and no DNS unless they do; its log has every packet of DHCP.
     pub(crate) fn start(host: &Host, lines: &[&str]) -> Self {
+        Self::quiet(host, &[lines, &["log-dhcp"]].concat())
+    }
+
+    /// The same, and it logs what it logs by itself.
+    pub(crate) fn quiet(host: &Host, lines: &[&str]) -> Self {
         let folder = Folder::new("dnsmasq");
         let mut config = vec![
             format!("interface={INTERFACE}"),
@@ -22,9 +27,7 @@ impl Dnsmasq {
             format!("pid-file={}", folder.join("pid").display()),
         ];
         // Nobody to ask first whether an address is free: it would cost 3 seconds.
-        config.extend(
-            ["bind-interfaces", "no-ping", "log-dhcp", "user=root", "no-resolv", "no-hosts"].map(str::to_owned),
-        );
+        config.extend(["bind-interfaces", "no-ping", "user=root", "no-resolv", "no-hosts"].map(str::to_owned));
         config.extend(lines.iter().map(|&line| line.to_owned()));
         fs::write(folder.join("config"), config.join("\n") + "\n").expect("a file of ours");
         let log = File::create(folder.join("log")).expect("a file of ours");
@@ -39,6 +42,10 @@ impl Dnsmasq {
             log.contains(": started, version").then_some(())
         });
         dnsmasq
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     pub(crate) fn log(&self) -> String {
