@@ -311,7 +311,8 @@ impl Server {
         if self.mode != Mode::Serve && request.message == Message::Ack && self.networks.of(request.yiaddr).is_some() {
             self.sessions.address(request.mac, request.yiaddr);
         }
-        let foreign = (self.mode == Mode::Serve).then_some(server);
+        // What clients hear is on our link; to our own port anybody may send an answer, from anywhere.
+        let foreign = (self.mode == Mode::Serve && arrival.port == CLIENT_PORT).then_some(server);
         Decision { foreign, ..Decision::silent(Why::Foreign) }
     }
 

@@ -364,9 +364,11 @@ fn listening_never_answers_and_learns() {
 fn foreign_servers_are_noticed_where_we_are_the_server() {
     let mut rig = Rig::serving();
     let offer = |server| Packet::of(mac(2), 2).at(0, &[2]).at(16, &[10, 77, 0, 60]).ip(54, server);
-    let outcome = rig.send(offer(OTHER));
+    let outcome = rig.send_from(offer(OTHER), OTHER.into(), 67, 68);
     assert_eq!((said(&outcome).as_str(), outcome.counted.foreign), ("none: another server", Some(OTHER.into())));
-    let outcome = rig.send(offer(US));
+    let outcome = rig.send_from(offer(OTHER), OTHER.into(), 67, 67);
+    assert_eq!((said(&outcome).as_str(), outcome.counted.foreign), ("none: another server", None), "not to clients");
+    let outcome = rig.send_from(offer(US), SERVER, 67, 68);
     assert_eq!((said(&outcome).as_str(), outcome.counted.foreign), ("none: our own answer", None));
     let outcome = rig.send(selecting(mac(2), OTHER, [10, 77, 0, 60]));
     assert_eq!(outcome.counted.foreign, Some(OTHER.into()));
