@@ -98,7 +98,11 @@ fn clients_behind_a_relay_take_renew_and_give_back_leases() {
     server.terminate();
     let records = server.records("dhcp");
     for (host, address) in [(&known, "10.9.0.5"), (&stranger, "10.9.0.100")] {
-        let seen: Vec<_> = of(&records, host)
+        // udhcpc may ask for its renewal twice: it is not quick enough for the answer.
+        let mut records: Vec<_> = of(&records, host).collect();
+        records.dedup_by_key(|record| ["message", "xid", "ciaddr"].map(|name| text(record, name)));
+        let seen: Vec<_> = records
+            .iter()
             .map(|record| ["message", "decision", "answer_addr", "giaddr"].map(|name| text(record, name)).join(" "))
             .collect();
         let by_relay = ["discover offer", "request ack"].map(|step| format!("{step} {address} 10.9.0.1"));
@@ -130,13 +134,23 @@ fn listening_records_all_and_says_nothing() {
     });
     server.terminate();
     let records = server.records("dhcp");
+    let sent = capture.finish();
     let seen: Vec<_> = of(&records, &host).map(|record| text(record, "message")).collect();
-    assert_eq!(seen, ["discover", "offer", "request", "ack", "request", "ack", "release"]);
+    // udhcpc may ask for its renewal twice: it is not quick enough for the answer.
+    assert_eq!(seen, sent.iter().filter_map(|datagram| message(&datagram.payload)).collect::<Vec<_>>());
+    assert!(seen.len() >= 7 && seen.iter().filter(|message| *message == "ack").count() >= 2, "{seen:?}");
     assert!(of(&records, &host).all(|record| record["machine"] == "web1" && record["decision"] == "none"));
     let acks = of(&records, &host).filter(|record| record["message"] == "ack");
     assert!(acks.clone().all(|ack| ack["yiaddr"] == *address && ack["server_id"] == OTHER), "{records:?}");
-    let said: Vec<_> = capture.finish().into_iter().filter(|sent| sent.from.ip().to_string() == SERVER).collect();
-    assert!(said.is_empty(), "{said:?}");
+    assert!(sent.iter().all(|datagram| datagram.from.ip().to_string() != SERVER), "{sent:?}");
+}
+
+/// What a datagram is, if it is of DHCP.
+fn message(payload: &[u8]) -> Option<&'static str> {
+    const NAMES: [&str; 9] = ["bootp", "discover", "offer", "request", "decline", "ack", "nak", "release", "inform"];
+    // The first option is its type, of all programs here.
+    let (type_, cookie) = (payload.get(240..243)?, &payload[236..240]);
+    (cookie == [99, 130, 83, 99] && type_[..2] == [53, 1]).then(|| NAMES[usize::from(type_[2])])
 }
 
 #[test]
