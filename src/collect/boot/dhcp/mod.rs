@@ -92,10 +92,11 @@ pub(crate) fn bind(config: &super::Config, interfaces: &[Interface]) -> Result<B
     Ok(Bound { sockets })
 }
 
-/// Recovers the leases and answers until `stop`.
+/// Recovers the leases and answers until `stop`. Leases that cannot be read keep DHCP alone from answering, which
+/// `/readyz` says: mail and the other protocols do not wait for a person.
 ///
 /// # Errors
-/// Where the leases cannot be read or `registry` has these metrics already.
+/// Where `registry` has these metrics already, or there is no thread.
 pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
@@ -109,7 +110,15 @@ pub(crate) fn spawn(
     let metrics = Metrics::new(registry).map_err(|error| refused(error.to_string()))?;
     let board = Arc::new(Board::new(health));
     let (log, leases) = match world.config.mode {
-        Mode::Serve => leases::Log::open(&data_dir.join("boot")).map(|(log, leases)| (Some(log), leases))?,
+        Mode::Serve => match leases::Log::open(&data_dir.join("boot")) {
+            Ok((log, leases)) => (Some(log), leases),
+            Err(error) => {
+                tracing::error!(%error, "DHCP does not answer");
+                board
+                    .set(Trouble::Leases, Some(format!("DHCP does not answer until greypit is started anew: {error}")));
+                return Ok(Vec::new());
+            }
+        },
         // Neither gives addresses.
         Mode::Proxy | Mode::Listen => (None, Vec::new()),
     };
@@ -166,14 +175,30 @@ fn write_leases(
         delivery.finish(reply, unsent);
         seconds.observe(received.elapsed().as_secs_f64());
     };
+    let says = board.clone();
     let trouble = move |error: Option<&io::Error>| {
         let reason = error.map(|error| format!("leases cannot be written, so none are given: {error}"));
-        board.set(Trouble::Leases, reason);
+        says.set(Trouble::Leases, reason);
     };
     let append = move |changes: &[leases::Change]| log.append(changes);
+    let ended = Ended(board);
     let (queue, writer) = writer::new(metrics, append, finish, trouble);
-    let thread = thread::Builder::new().name("dhcp-leases".to_owned()).spawn(move || writer.run())?;
+    let thread = thread::Builder::new().name("dhcp-leases".to_owned()).spawn(move || {
+        let _ended = ended;
+        writer.run();
+    })?;
     Ok((queue, thread))
+}
+
+/// Says that the lease thread has ended by a fault of ours; without it no address is given.
+struct Ended(Arc<Board>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.set(Trouble::Leases, Some("the thread that writes leases has ended; restart greypit".to_owned()));
+        }
+    }
 }
 
 #[cfg(test)]

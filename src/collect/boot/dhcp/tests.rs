@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dhcproto::v4::{Architecture, DhcpOption, HType, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Encodable};
+use greypit_pipeline::health::State;
 use greypit_pipeline::submit::testing::{Queue, queue};
 
 use super::*;
@@ -26,6 +27,7 @@ const CARD: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 struct Running {
     tasks: Vec<JoinHandle<()>>,
     stop: CancellationToken,
+    health: Health,
     registry: Registry,
     events: Queue,
     /// Sends to the server's port.
@@ -48,8 +50,9 @@ fn start(data_dir: &Path) -> Running {
     let registry = Registry::new();
     let (world, events) = world(data_dir, sockets.interface.clone(), &registry);
     let (bound, stop) = (Bound { sockets: vec![sockets] }, CancellationToken::new());
-    let tasks = spawn(bound, world, data_dir, &Health::new(), &registry, stop.clone()).unwrap();
-    Running { tasks, stop, registry, events, client, firmware }
+    let health = Health::new();
+    let tasks = spawn(bound, world, data_dir, &health, &registry, stop.clone()).unwrap();
+    Running { tasks, stop, health, registry, events, client, firmware }
 }
 
 /// One machine, [`CARD`], on an interface, and the other end of its audit.
@@ -127,6 +130,17 @@ async fn firmware_that_asks_the_boot_port_is_answered_from_it() {
     assert!(answer.fname().is_some_and(|file| file.starts_with(b"undionly.kpxe")), "{answer:?}");
     assert_eq!(running.counted("greypit_dhcp_addresses", "leased"), 0.0);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn leases_that_cannot_be_read_keep_dhcp_from_answering_and_nothing_else_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("boot")).unwrap();
+    std::fs::write(folder.path().join("boot/leases"), b"no leases").unwrap();
+    let running = start(folder.path());
+    assert!(running.tasks.is_empty());
+    let state = running.health.parts()["dhcp"].clone();
+    assert!(matches!(&state, State::Held { reason, .. } if reason.contains("leases")), "{state:?}");
 }
 
 #[tokio::test]
