@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <data_dir>/boot/leases
-//! file    = "GREYLEA1" | salt u64 | crc32 u32 of those 16 bytes | frame* | zeros
+//! file    = "GREYLEA1" | salt u64 | crc32 u32 of those 16 bytes | frame*
 //! frame   = "LEAS" | length u32 | crc32 u32 of salt, length and payload | payload
 //! payload = change*
 //! change  = type u8 | address 4 bytes | …
@@ -13,10 +13,6 @@
 //! Integers are little-endian, times in seconds since 1970. The last change of an address holds. One [`Log::append`] is
 //! one frame and one `fdatasync`: when it returns, its changes survive a crash, and until then no answer that rests on
 //! them may go out.
-//!
-//! A new file has all its room at once, as zeros that frames take the place of: so a sync has only the frame to write. In
-//! a file that grows it has the file's length too, and with that, in the journal of ext4, whatever else the disk has to
-//! take.
 //!
 //! A crash can tear only the last frame, whose answers never went out; opening the file cuts it off. A frame that cannot
 //! be read with another behind it is damage: those leases were acknowledged, so that is an error, and a person decides.
@@ -29,7 +25,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +36,7 @@ use crate::collect::boot::mac::Mac;
 /// Of an identifier that is kept.
 pub(crate) const ID_BYTES_MAX: usize = 255;
 
-/// A file below it is not written anew; each has this room at least.
+/// A file below it is not written anew.
 const REWRITE_BYTES_MIN: u64 = 1 << 20;
 /// How many times larger than what is in force the file may be.
 const REWRITE_FACTOR: u64 = 4;
@@ -153,10 +149,10 @@ pub(crate) struct Log {
     /// None after a failed write.
     file: Option<File>,
     salt: u64,
-    /// The length of what is in the file, without the zeros behind it.
+    /// The file's length.
     bytes: u64,
-    /// Where it is written anew.
-    room: u64,
+    /// Its length when it was written anew.
+    bytes_anew: u64,
     state: InForce,
     buffer: Vec<u8>,
     /// What a crash of the machine leaves at least.
@@ -183,7 +179,7 @@ impl Log {
             file: None,
             salt: 0,
             bytes: 0,
-            room: 0,
+            bytes_anew: 0,
             state: InForce::new(),
             buffer: Vec::new(),
             #[cfg(test)]
@@ -207,7 +203,7 @@ impl Log {
         if changes.is_empty() {
             return Ok(());
         }
-        if self.file.is_none() || self.bytes > self.room {
+        if self.file.is_none() || self.bytes > REWRITE_BYTES_MIN.max(self.bytes_anew * REWRITE_FACTOR) {
             self.rewrite()?;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -253,16 +249,12 @@ impl Log {
         }
         let new = self.dir.join("leases.new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&new)?;
-        let length = bytes.len() as u64;
-        let room = REWRITE_BYTES_MIN.max(length * REWRITE_FACTOR);
         file.write_all(&bytes)?;
-        // Written, not only set aside: the first write into what is only set aside changes the file's description too.
-        io::copy(&mut io::repeat(0).take(room - length), &mut file)?;
-        file.sync_all()?;
-        file.seek(SeekFrom::Start(length))?;
+        file.sync_data()?;
         fs::rename(&new, self.dir.join("leases"))?;
         File::open(&self.dir)?.sync_all()?;
-        (self.bytes, self.room) = (length, room);
+        self.bytes = bytes.len() as u64;
+        self.bytes_anew = self.bytes;
         self.file = Some(file);
         self.sync()
     }
@@ -367,14 +359,6 @@ mod tests {
         Ipv4Addr::new(10, 0, 0, last)
     }
 
-    /// What is in the file before the zeros.
-    fn written(log: &Log) -> Vec<u8> {
-        let mut bytes = fs::read(log.dir.join("leases")).unwrap();
-        assert!(bytes[log.bytes as usize..].iter().all(|byte| *byte == 0));
-        bytes.truncate(log.bytes as usize);
-        bytes
-    }
-
     fn reopened(dir: &Path) -> Vec<Change> {
         Log::open(dir).unwrap().1
     }
@@ -400,7 +384,7 @@ mod tests {
         log.append(&[lease(1, b"")]).unwrap();
         let whole = log.bytes as usize;
         log.append(&[lease(2, b"abc"), lease(3, b"")]).unwrap();
-        let bytes = written(&log);
+        let bytes = fs::read(&path).unwrap();
         for len in whole..bytes.len() {
             fs::write(&path, &bytes[..len]).unwrap();
             assert_eq!(reopened(dir.path()), [lease(1, b"")], "cut at {len}");
@@ -421,7 +405,7 @@ mod tests {
         log.append(&[lease(1, b"")]).unwrap();
         let end = log.bytes as usize;
         log.append(&[lease(2, b"")]).unwrap();
-        let bytes = written(&log);
+        let bytes = fs::read(&path).unwrap();
         for at in 0..end {
             let mut bytes = bytes.clone();
             bytes[at] ^= 0x10;
@@ -441,7 +425,7 @@ mod tests {
         encode_frame(0, &[Change::Freed(ip(1))], &mut frame);
         let (mut log, _) = Log::open(dir.path()).unwrap();
         log.append(&[lease(1, &frame)]).unwrap();
-        let bytes = written(&log);
+        let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         assert_eq!(reopened(dir.path()), []);
     }

@@ -224,7 +224,7 @@ impl World<'_> {
                 let before = self.log.synced_bytes;
                 let written = self.log.append(&changes).is_ok();
                 let path = self.dir.join("leases");
-                let len = self.log.synced_bytes;
+                let len = path.metadata().unwrap().len();
                 // Where the file was written anew there is nothing to tear.
                 if written && len > before && before == synced {
                     let left = before + self.dice.below(len - before + 1);
