@@ -90,6 +90,8 @@ impl Client {
 
     /// dhclient ends at once and starts again with the lease that it has on file.
     pub(crate) fn dhclient_reboots(&mut self) {
+        // It tells its hook first, and then writes the lease.
+        wait_for("dhclient to write its lease", || self.log().contains("\nbound to ").then_some(()));
         self.process.kill();
         self.process = start("dhclient", dhclient(&self.host, &self.folder).arg("-d").arg(INTERFACE), &self.folder);
     }
