@@ -50,6 +50,7 @@ pub use dhcp::fuzz as fuzz_dhcp;
 pub use dns::fuzz as fuzz_dns;
 pub(crate) use power::{Waker, control_path};
 
+use self::arp_table::ArpTable;
 use self::audit::Audit;
 use self::files::Root;
 use self::machines::catalog::Catalog;
@@ -130,6 +131,7 @@ pub fn spawn(
         machines: bound.machines,
         sessions: bound.sessions,
         root: bound.root,
+        arp: ArpTable::default(),
         names: dns::Names::default(),
         audit,
     });

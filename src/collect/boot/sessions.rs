@@ -251,6 +251,18 @@ impl Sessions {
         self.changed.store(true, Ordering::Relaxed);
     }
 
+    /// Says that nobody has an address any more.
+    pub(crate) fn forget(&self, ip: Ipv4Addr) {
+        let mut table = self.table();
+        let Table { by_mac, addresses } = &mut *table;
+        let session = addresses.remove(ip).and_then(|mac| by_mac.get_mut(&mac));
+        if let Some(session) = session.filter(|session| session.ip == Some(ip)) {
+            session.ip = None;
+            self.live.remove(ip);
+            self.changed.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// The card that an address is of, as far as is known.
     pub(crate) fn mac_of(&self, ip: Ipv4Addr) -> Option<Mac> {
         self.table().addresses.get(ip)
@@ -300,7 +312,7 @@ impl Sessions {
 
     fn begin(&self, table: &mut Table, mac: Mac, stage: Stage, now: Timestamp) {
         if table.by_mac.len() >= SESSIONS_MAX && !table.by_mac.contains_key(&mac) {
-            self.forget(table);
+            self.make_room(table);
         }
         let mut session = Session::new(mac, stage, now);
         // It may go on with the address that it has; if not, DHCP will say.
@@ -313,8 +325,8 @@ impl Sessions {
         self.metrics.sessions.set(table.by_mac.len() as i64);
     }
 
-    /// Makes room. Whoever invents cards makes those forgotten that he invented.
-    fn forget(&self, table: &mut Table) {
+    /// Whoever invents cards makes those forgotten that he invented.
+    fn make_room(&self, table: &mut Table) {
         let of_use = |session: &Session| (session.stage > Stage::Firmware, session.seen);
         let mut all: Vec<_> = table.by_mac.iter().map(|(mac, session)| (of_use(session), *mac)).collect();
         let (oldest, ..) = all.select_nth_unstable(FORGOTTEN_AT_ONCE);

@@ -5,15 +5,17 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use greypit_pipeline::Kind;
 use jiff::Timestamp;
 
-use super::arp_table;
+use super::arp_table::{self, ArpTable};
 use super::audit::{Audit, Record};
 use super::config::Config;
 use super::dns::names::Names;
 use super::files::{Content, Denied, Name, Root};
+use super::mac::Mac;
 use super::machines::catalog::Catalog;
 use super::machines::{Boot, Machine, Machines};
 use super::net::{Network, Networks};
@@ -31,6 +33,8 @@ pub(crate) struct World {
     pub(crate) root: Root,
     /// What leases' clients call themselves: DHCP says it, DNS tells it.
     pub(crate) names: Names,
+    /// Who is on our links, as far as the kernel knows.
+    pub(crate) arp: ArpTable,
     pub(crate) audit: Audit,
 }
 
@@ -77,30 +81,53 @@ impl World {
         self.machines.current()
     }
 
-    /// The one policy for whoever has an address in one of our networks; `None` for others.
+    /// The one policy for whoever has an address in one of our networks; `None` for others. For DNS, where many ask: the
+    /// kernel is the last resort, for machines on our links that no DHCP message was seen of.
     pub(crate) fn judge_ip(&self, ip: Ipv4Addr) -> Option<(Who, Verdict)> {
         let network = self.networks.of(ip)?;
-        let mac = self.sessions.mac_of(ip).or_else(|| self.ask_kernel(ip, network));
-        let verdict = policy::judge(&self.machines(), network.server, mac, Some(ip));
-        Some((Who { mac, ip: Some(ip) }, verdict))
+        let mac = self.sessions.mac_of(ip).or_else(|| self.neighbour(ip, network, arp_table::SHARED));
+        Some(self.judge(ip, mac, network))
     }
 
-    /// The last resort, for machines on our links that no DHCP message was seen of.
-    fn ask_kernel(&self, ip: Ipv4Addr, network: &Network) -> Option<super::mac::Mac> {
+    fn judge(&self, ip: Ipv4Addr, mac: Option<Mac>, network: &Network) -> (Who, Verdict) {
+        let verdict = policy::judge(&self.machines(), network.server, mac, Some(ip));
+        (Who { mac, ip: Some(ip) }, verdict)
+    }
+
+    fn neighbour(&self, ip: Ipv4Addr, network: &Network, age_max: Duration) -> Option<Mac> {
         let interface = &self.networks.interfaces.get(network.interface?)?.name;
-        let mac = arp_table::look_up(ip, interface)?;
-        self.sessions.address(mac, ip);
-        Some(mac)
+        self.arp.look_up(ip, interface, age_max)
+    }
+
+    /// The card that a file for `ip` goes to. On our links that is the one in the kernel's table, whatever DHCP has seen:
+    /// anybody can set an address by hand. Another card of the same machine is no other machine.
+    fn card_of(&self, ip: Ipv4Addr, network: &Network) -> Option<Mac> {
+        let seen = self.sessions.mac_of(ip);
+        let mut found = self.neighbour(ip, network, arp_table::SHARED);
+        if found != seen {
+            found = self.neighbour(ip, network, arp_table::FRESH);
+        }
+        let Some(found) = found.filter(|found| Some(*found) != seen) else { return seen };
+        let machines = self.machines();
+        let machine_of = |mac| machines.by_mac(network.server, mac);
+        if let Some(seen) = seen
+            && machine_of(seen).is_some_and(|machine| machine.macs.contains(&found))
+        {
+            return Some(seen);
+        }
+        self.sessions.address(found, ip);
+        Some(found)
     }
 
     /// Who asks, before it is looked at what for.
     pub(crate) fn identify(&self, peer: Ipv4Addr, now: Timestamp) -> (Served, Verdict) {
-        let Some((who, verdict)) = self.judge_ip(peer) else {
+        let Some(network) = self.networks.of(peer) else {
             let who = Who { mac: None, ip: Some(peer) };
             let nobody =
                 Served { who, machine: None, session: None, name: None, stage: None, content: Err(Nothing::Outside) };
             return (nobody, Verdict::Refused(Why::Unknown));
         };
+        let (who, verdict) = self.judge(peer, self.card_of(peer, network), network);
         let machine = match &verdict {
             Verdict::Known(machine) => Some(machine.hostname.clone()),
             _ => None,
@@ -195,7 +222,6 @@ pub(crate) mod testing {
     use greypit_pipeline::submit::testing::{Queue, queue};
     use prometheus::Registry;
     use std::path::Path;
-    use std::time::Duration;
 
     /// A world of `server`/`prefix` with files below `root`, and the other end of its audit.
     pub(crate) fn world(text: &str, server: &str, root: &Path, machines: Machines) -> (World, Queue, Registry) {
@@ -216,6 +242,7 @@ pub(crate) mod testing {
             sessions: Arc::new(Sessions::new(Duration::from_secs(600))),
             root: Root::open(root).unwrap(),
             names: Names::default(),
+            arp: ArpTable::of("/nonexistent"),
             audit: Audit::new(submit, &registry).unwrap(),
             config,
         };
@@ -239,7 +266,6 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mac::Mac;
     use super::*;
 
     fn read(served: &Served) -> Result<Vec<u8>, Nothing> {
@@ -307,6 +333,40 @@ mod tests {
         assert_eq!(read(&serve(9, "../x")), Err(Nothing::Denied(Denied::Name)));
         let outside = world.serve("10.78.0.9".parse().unwrap(), b"other", now);
         assert_eq!(read(&outside), Err(Nothing::Outside));
+    }
+
+    /// .9 has two cards and .10 is off; who has .9 is what the table of neighbours says.
+    #[test]
+    fn an_address_set_by_hand_is_not_the_machine_that_had_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "x").unwrap();
+        let (server, ip): (Ipv4Addr, _) = (Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 9));
+        let mac = |last| Mac([2, 0, 0, 0, 0, last]);
+        let machine = |last, macs, boot| {
+            let ip = Some(Ipv4Addr::new(10, 77, 0, last));
+            Machine { hostname: format!("m{last}"), ip, macs, boot, ..Machine::default() }
+        };
+        let (other, off) = ((None, Err(Nothing::Refused(Why::Unknown))), (None, Err(Nothing::Refused(Why::Off))));
+        let known = (Some("m9".to_owned()), Ok(b"x".to_vec()));
+        for (neighbour, wanted, card) in [
+            (Some(mac(9)), &known, Some(mac(9))),
+            (Some(mac(8)), &known, Some(mac(9))),
+            (None, &known, Some(mac(9))),
+            (Some(mac(7)), &other, Some(mac(7))),
+            (Some(mac(10)), &off, Some(mac(10))),
+        ] {
+            let mut machines = Machines::default();
+            machines.add(server, machine(9, vec![mac(8), mac(9)], Boot::Script));
+            machines.add(server, machine(10, vec![mac(10)], Boot::Off));
+            let (mut world, _queue, _) = testing::world("", "10.77.0.1/24", dir.path(), machines);
+            let line = neighbour.map(|mac| format!("{ip} 0x1 0x2 {mac} * lo\n")).unwrap_or_default();
+            std::fs::write(dir.path().join("arp"), format!("titles\n{line}")).unwrap();
+            world.arp = ArpTable::of(dir.path().join("arp"));
+            world.sessions.address(mac(9), ip);
+            let served = world.serve(ip, b"file", Timestamp::UNIX_EPOCH);
+            assert_eq!((served.machine.clone(), read(&served)), *wanted, "{neighbour:?}");
+            assert_eq!((served.who.mac, world.sessions.mac_of(ip)), (card, card), "{neighbour:?}");
+        }
     }
 
     #[test]

@@ -112,11 +112,16 @@ impl Book {
         }
     }
 
-    /// Lets what has ended by then end.
-    pub(crate) fn expire(&mut self, now_s: i64) {
+    /// Lets what has ended by then end; gives the addresses whose leases that were.
+    pub(crate) fn expire(&mut self, now_s: i64) -> Vec<Ipv4Addr> {
+        let mut leased = Vec::new();
         while let Some((_, ip)) = self.ends.first().filter(|(until_s, _)| *until_s <= now_s).copied() {
+            if self.holds.get(&ip).is_some_and(|hold| hold.state == State::Leased) {
+                leased.push(ip);
+            }
             self.end(ip);
         }
+        leased
     }
 
     /// What `ip` is to `client`.

@@ -154,6 +154,7 @@ impl Server {
         let until_s = asked.now_s.saturating_add(self.decline_s);
         self.book.quarantine(ip, until_s);
         self.names.released(ip);
+        self.sessions.forget(ip);
         Decision::silent(Why::Declined).with(Change::Quarantined(ip, until_s))
     }
 
@@ -164,6 +165,7 @@ impl Server {
         };
         self.book.end(ip);
         self.names.released(ip);
+        self.sessions.forget(ip);
         Decision::silent(Why::Released).with(Change::Freed(ip))
     }
 

@@ -130,7 +130,7 @@ impl Server {
                 sessions.address(lease.mac, lease.ip);
             }
         }
-        book.expire(now.as_second());
+        book.expire(now.as_second()).into_iter().for_each(|ip| sessions.forget(ip));
         let current = machines.current();
         let mut server = Server {
             mode: config.mode,
@@ -218,7 +218,9 @@ impl Server {
             self.machines = current;
             self.bar();
         }
-        self.book.expire(now.as_second());
+        for ip in self.book.expire(now.as_second()) {
+            self.sessions.forget(ip);
+        }
     }
 
     #[cfg(test)]

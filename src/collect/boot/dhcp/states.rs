@@ -226,6 +226,37 @@ fn an_old_lease_says_nothing_of_who_has_an_address_now() {
 }
 
 #[test]
+fn who_gives_an_address_back_or_lets_it_end_has_it_no_more() {
+    let ip = pool(0);
+    for (packet, seconds) in [
+        (Packet::of(mac(1), 7).ciaddr(ip).ip(54, US), 0),
+        (Packet::of(mac(1), 4).ip(50, ip).ip(54, US), 0),
+        (discover(mac(2)), 3601),
+    ] {
+        let mut rig = Rig::serving();
+        assert_eq!(rig.say(reboot(mac(1), ip)), "ack 10.77.0.100 link");
+        rig.say(selecting(KNOWN, US, STATIC));
+        assert_eq!(rig.server.sessions.mac_of(ip.into()), Some(mac(1)));
+        rig.now_s += seconds - i64::from(seconds > 0);
+        let at = rig.at();
+        rig.server.tick(at);
+        assert_eq!(rig.server.sessions.mac_of(ip.into()), Some(mac(1)), "not before");
+        rig.now_s += i64::from(seconds > 0);
+        rig.say(packet.clone());
+        assert_eq!(rig.server.sessions.mac_of(ip.into()), None, "{packet:?}");
+        let others = (seconds == 0).then_some(KNOWN);
+        assert_eq!(rig.server.sessions.mac_of(STATIC.into()), others, "{packet:?}");
+    }
+    // An offer that nobody took says nothing of who has an address that was set by hand.
+    let mut rig = Rig::serving();
+    rig.say(discover(mac(1)));
+    rig.server.sessions.address(mac(7), ip.into());
+    rig.now_s += 61;
+    rig.say(discover(mac(2)));
+    assert_eq!(rig.server.sessions.mac_of(ip.into()), Some(mac(7)));
+}
+
+#[test]
 fn whoever_may_not_boot_gets_nothing_of_any_kind() {
     let mut machines = Machines::default();
     machines.add(SERVER, Machine { boot: Boot::Off, ..machine(9, "off", vec![KNOWN]) });

@@ -9,6 +9,7 @@ use greypit_pipeline::health::State;
 use greypit_pipeline::submit::testing::{Queue, queue};
 
 use super::*;
+use crate::collect::boot::arp_table::ArpTable;
 use crate::collect::boot::audit::Audit;
 use crate::collect::boot::files::Root;
 use crate::collect::boot::mac::Mac;
@@ -75,6 +76,7 @@ pub(super) fn world(data_dir: &Path, interface: Interface, registry: &Registry) 
         sessions: Arc::new(Sessions::new(Duration::from_secs(1800))),
         root: Root::open(data_dir).unwrap(),
         audit: Audit::new(submit, registry).unwrap(),
+        arp: ArpTable::default(),
         names: super::super::dns::names::Names::default(),
     });
     (world, events)

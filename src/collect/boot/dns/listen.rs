@@ -125,8 +125,22 @@ impl Server {
     }
 
     /// Whoever may ask here; `None`: in no network of ours.
-    fn client(&self, from: IpAddr, transport: Transport) -> Option<Client> {
+    fn may_ask(&self, from: IpAddr) -> Option<Ipv4Addr> {
         let IpAddr::V4(ip) = from else { return None };
+        let networks = &self.world.networks;
+        (ip.is_loopback() || networks.is_server(ip) || networks.of(ip).is_some()).then_some(ip)
+    }
+
+    /// Who asks, of those that may: not too often, which is looked at first as the rest costs more.
+    fn admit(&self, ip: Ipv4Addr, transport: Transport) -> Option<Client> {
+        if !self.rate.lock().unwrap_or_else(PoisonError::into_inner).allow(ip, Instant::now()) {
+            self.metrics.dropped(Dropped::Rate);
+            return None;
+        }
+        self.client(ip, transport)
+    }
+
+    fn client(&self, ip: Ipv4Addr, transport: Transport) -> Option<Client> {
         let forwards = self.forwarder.is_on();
         let asker = |server, refused| Asker { transport, server, refused, forwards };
         if ip.is_loopback() || self.world.networks.is_server(ip) {
@@ -142,16 +156,8 @@ impl Server {
         Some(Client { ip, who, asker: asker(Some(server), refused) })
     }
 
-    fn allows(&self, client: &Client) -> bool {
-        self.rate.lock().unwrap_or_else(PoisonError::into_inner).allow(client.ip, Instant::now())
-    }
-
     /// What needs nobody else.
     fn step(&self, packet: &[u8], client: &Client, now: Timestamp) -> Step {
-        if !self.allows(client) {
-            self.metrics.dropped(Dropped::Rate);
-            return Step::Nothing;
-        }
         let index = self.index();
         let (names, networks) = (&self.world.names, &self.world.networks);
         let zones = Zones { index: &index, names, networks, now_s: now.as_second() };
@@ -254,9 +260,10 @@ impl Server {
     async fn take(self: Arc<Server>, socket: &Arc<UdpSocket>, packet: &[u8], from: SocketAddr) {
         self.metrics.query(Transport::Udp);
         let now = Timestamp::now();
-        let Some(client) = self.client(from.ip(), Transport::Udp) else {
+        let Some(ip) = self.may_ask(from.ip()) else {
             return self.metrics.dropped(Dropped::Foreign);
         };
+        let Some(client) = self.admit(ip, Transport::Udp) else { return };
         match self.step(packet, &client, now) {
             Step::Nothing => {}
             Step::Answer(answer) => {
@@ -310,8 +317,7 @@ impl Server {
     }
 
     fn accept(self: Arc<Server>, stream: TcpStream, from: IpAddr) {
-        let client = self.client(from, Transport::Tcp);
-        let Some((client, open)) = client.and_then(|client| Some((client, self.open(client.ip)?))) else {
+        let Some((ip, open)) = self.may_ask(from).and_then(|ip| Some((ip, self.open(ip)?))) else {
             return self.metrics.connections_refused.inc();
         };
         let tasks = self.tasks.clone();
@@ -320,7 +326,7 @@ impl Server {
                 biased;
                 () = self.stop.cancelled() => {}
                 // A broken connection is its client's affair.
-                _ = self.converse(stream, &client) => {}
+                _ = self.converse(stream, ip) => {}
             }
             drop(open);
         });
@@ -340,13 +346,13 @@ impl Server {
     }
 
     /// Answers the queries of one connection in turn, until it is quiet for too long.
-    async fn converse(&self, mut stream: TcpStream, client: &Client) -> io::Result<()> {
+    async fn converse(&self, mut stream: TcpStream, ip: Ipv4Addr) -> io::Result<()> {
         loop {
             let packet = tokio::time::timeout(IDLE_MAX, read(&mut stream)).await??;
             self.metrics.query(Transport::Tcp);
             let now = Timestamp::now();
-            // The files may have changed since the connection began.
-            let Some(client) = self.client(client.ip.into(), Transport::Tcp) else { return Ok(()) };
+            // The files may have changed since the last query.
+            let Some(client) = self.admit(ip, Transport::Tcp) else { return Ok(()) };
             let (answer, outcome) = match self.step(&packet, &client, now) {
                 Step::Nothing => return Ok(()),
                 Step::Answer(answer) => (answer, None),

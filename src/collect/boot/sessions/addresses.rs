@@ -33,6 +33,12 @@ impl Addresses {
         self.young.insert(ip, mac);
         (before, forgotten)
     }
+
+    /// Nobody has it any more; gives the card that it was of.
+    pub(super) fn remove(&mut self, ip: Ipv4Addr) -> Option<Mac> {
+        let old = self.old.remove(&ip);
+        self.young.remove(&ip).or(old)
+    }
 }
 
 #[cfg(test)]
@@ -57,5 +63,8 @@ mod tests {
         assert_eq!(addresses.get(Ipv4Addr::from(all - 1)), Some(mac(all - 1)));
         assert_eq!(addresses.get(Ipv4Addr::from(1)), None);
         assert_eq!(addresses.set(Ipv4Addr::from(all - 1), mac(7)), (Some(mac(all - 1)), 0));
+        let one_of_old = *addresses.old.keys().next().unwrap();
+        assert!(addresses.remove(one_of_old).is_some() && addresses.get(one_of_old).is_none());
+        assert_eq!((addresses.remove(Ipv4Addr::from(0)), addresses.get(Ipv4Addr::from(0))), (Some(mac(0)), None));
     }
 }

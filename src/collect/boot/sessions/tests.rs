@@ -134,6 +134,14 @@ fn an_address_is_of_the_card_that_has_it_now() {
     // One without a session takes it out of the session that it was in.
     sessions.address(Mac([2, 0, 0, 0, 0, 9]), other);
     assert_eq!(sessions.of_syslog(other.into(), at(6)), None);
+    // And it has it until it is said that it has not.
+    sessions.address(A, IP);
+    sessions.forget(other);
+    assert_eq!((sessions.mac_of(other), sessions.mac_of(IP)), (None, Some(A)));
+    assert!(sessions.of_syslog(IP.into(), at(7)).is_some());
+    sessions.forget(IP);
+    assert_eq!((sessions.mac_of(IP), sessions.of_syslog(IP.into(), at(8))), (None, None));
+    assert!(sessions.saved().sessions.iter().all(|session| session.addr.is_none()));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use prometheus::Registry;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::*;
+use crate::collect::boot::arp_table::ArpTable;
 use crate::collect::boot::audit::Audit;
 use crate::collect::boot::dns::names::Names;
 use crate::collect::boot::mac::Mac;
@@ -61,6 +62,7 @@ impl Bench {
             machines: Catalog::of(machines),
             sessions: Arc::new(Sessions::new(SOON)),
             root: crate::collect::boot::files::Root::open(folder.path()).unwrap(),
+            arp: ArpTable::default(),
             names: Names::default(),
             audit: Audit::new(submit, &registry).unwrap(),
             config,
