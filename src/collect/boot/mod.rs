@@ -18,6 +18,7 @@
 
 mod arp_table;
 mod audit;
+mod bound;
 mod config;
 pub mod dhcp;
 mod dns;
@@ -68,8 +69,8 @@ pub struct Bound {
     root: Root,
     sessions: Arc<Sessions>,
     dhcp: dhcp::Bound,
-    tftp: tftp::Bound,
-    http: http::Bound,
+    tftp: bound::Bound,
+    http: bound::Bound,
     dns: dns::Bound,
 }
 
@@ -102,8 +103,8 @@ pub fn bind(config: &Config) -> Result<Option<Bound>> {
         root: Root::open(&config.root)?,
         sessions: Arc::new(Sessions::new(config.session.0)),
         dhcp: dhcp::bind(config, &interfaces)?,
-        tftp: if answers { tftp::bind(&config.tftp, &interfaces)? } else { tftp::Bound::default() },
-        http: if answers { http::bind(&config.http, &interfaces)? } else { http::Bound::default() },
+        tftp: if answers { tftp::bind(&config.tftp, &interfaces)? } else { bound::Bound::default() },
+        http: if answers { http::bind(&config.http, &interfaces)? } else { bound::Bound::default() },
         dns: if config.mode == Mode::Serve { dns::bind(&config.dns, &interfaces)? } else { dns::Bound::default() },
         networks,
     }))
@@ -122,7 +123,7 @@ pub fn spawn(
     health: &Health,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    check_apart(&config.root, data_dir)?;
+    check_apart(config, data_dir)?;
     let audit = Audit::new(submit, registry)
         .map_err(|error| Error::Config { key: "boot".to_owned(), problem: error.to_string() })?;
     let world = Arc::new(World {
@@ -140,16 +141,36 @@ pub fn spawn(
         world.sessions.keep(data_dir, registry, stop.clone())?,
     ];
     tasks.extend(dhcp::spawn(bound.dhcp, world.clone(), data_dir, health, registry, stop.clone())?);
-    tasks.extend(tftp::spawn(bound.tftp, world.clone(), health, registry, stop.clone())?);
-    tasks.extend(http::spawn(bound.http, world.clone(), health, registry, stop.clone())?);
-    tasks.extend(dns::spawn(bound.dns, world.clone(), health, registry, stop.clone())?);
+    let tftp = tftp::spawn(bound.tftp, world.clone(), registry, stop.clone())?;
+    let http = http::spawn(bound.http, world.clone(), registry, stop.clone())?;
+    let dns = dns::spawn(bound.dns, world.clone(), registry, stop.clone())?;
+    for (part, answering) in [("tftp", tftp), ("boot_http", http), ("dns", dns)] {
+        tasks.extend(answering.into_iter().map(|task| tokio::spawn(watched(part, task, health.clone(), stop.clone()))));
+    }
     tasks.extend(power::spawn(world, data_dir, health, registry, stop)?);
     health.ok("boot");
     Ok(tasks)
 }
 
-/// What is below `root` is given out to the network: leases, sessions and the spool must not be.
-fn check_apart(root: &Path, data_dir: &Path) -> Result<()> {
+/// Says it where a task that answers has ended although nobody told it to, which only a fault of ours can do.
+async fn watched(part: &'static str, task: JoinHandle<()>, health: Health, stop: CancellationToken) {
+    health.ok(part);
+    let ended = task.await;
+    if !stop.is_cancelled() || ended.is_err() {
+        health.held(part, "it has ended and answers nobody; restart greypit");
+    }
+}
+
+/// What is below `boot.root` is given out to the network: leases, sessions and the spool must not be, nor what the files
+/// of all machines say.
+fn check_apart(config: &Config, data_dir: &Path) -> Result<()> {
+    let root = &config.root;
+    if let (Ok(root), Ok(dir)) = (root.canonicalize(), config.dir.canonicalize())
+        && dir.starts_with(&root)
+    {
+        let problem = format!("{} would give out the machine files in {} (boot.dir)", root.display(), dir.display());
+        return Err(Error::Config { key: "boot.root".into(), problem: problem + "; choose another folder" });
+    }
     // The folder that is not there yet has nothing in it.
     let (Ok(root), Ok(data_dir)) = (root.canonicalize(), data_dir.canonicalize()) else { return Ok(()) };
     if data_dir.starts_with(&root) || root.starts_with(data_dir.join("boot")) {
@@ -176,11 +197,13 @@ mod tests {
             path
         };
         let data_dir = at("data");
+        let with = |root: std::path::PathBuf| Config { root, dir: at("machines"), ..Config::default() };
         for root in [at("."), at("data"), at("data/boot"), at("data/boot/files"), at("files/../data")] {
-            assert!(check_apart(&root, &data_dir).unwrap_err().to_string().contains("boot.root"), "{}", root.display());
+            let error = check_apart(&with(root.clone()), &data_dir).unwrap_err().to_string();
+            assert!(error.contains("boot.root"), "{}", root.display());
         }
         for root in [at("files"), at("data/files"), at("database"), at("data/boot2")] {
-            check_apart(&root, &data_dir).unwrap();
+            check_apart(&with(root), &data_dir).unwrap();
         }
     }
 }

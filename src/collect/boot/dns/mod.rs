@@ -27,7 +27,7 @@ mod rate;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::sync::Arc;
 
-use greypit_pipeline::{Error, Health, Result};
+use greypit_pipeline::{Error, Result};
 use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -104,12 +104,9 @@ fn open(ip: Ipv4Addr, port: u16) -> Result<(UdpSocket, TcpListener)> {
 pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
-    health: &Health,
     registry: &Registry,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    // What can go wrong here is one query's affair, and counted.
-    let _ = health;
     if bound.sockets.is_empty() {
         return Ok(Vec::new());
     }

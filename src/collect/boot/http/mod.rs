@@ -26,7 +26,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use greypit_pipeline::{Error, Health, Result};
+use greypit_pipeline::{Error, Result};
 use prometheus::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -38,6 +38,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) use self::config::Config;
 use self::serve::Shared;
 use self::watch::Pace;
+use super::bound::Bound;
 use super::net::Interface;
 use super::places::Places;
 use super::world::World;
@@ -46,48 +47,21 @@ use crate::collect::complaints::Complaints;
 /// What the kernel holds of connections that are not accepted yet.
 const BACKLOG: i32 = 1024;
 
-/// Sockets that are bound and not yet read.
-#[derive(Debug, Default)]
-pub(crate) struct Bound {
-    sockets: Vec<(Socket, SocketAddrV4)>,
-}
-
-impl Bound {
-    /// For people: `http 10.0.0.1:80`.
-    pub(crate) fn addresses(&self) -> Vec<String> {
-        self.sockets.iter().map(|(_, address)| format!("http {address}")).collect()
-    }
-}
-
 /// Binds the interfaces' addresses.
 ///
 /// # Errors
 /// [`Error::Config`] for `boot.http.port`, with what to do.
 pub(crate) fn bind(config: &Config, interfaces: &[Interface]) -> Result<Bound> {
-    if config.port == 0 {
-        return Ok(Bound::default());
-    }
-    let sockets = interfaces.iter().map(|interface| {
-        let wanted = SocketAddrV4::new(interface.addr, config.port);
-        open(wanted).map_err(|error| {
-            let port = config.port;
-            refuse(format!(
-                "cannot listen on {wanted}: {error}; `ss -tlnp 'sport = :{port}'` names whoever has it; ports below 1024 \
-                 need CAP_NET_BIND_SERVICE; 0 = no HTTP boot"
-            ))
-        })
-    });
-    Ok(Bound { sockets: sockets.collect::<Result<_>>()? })
+    Bound::open("http", "-tlnp", config.port, interfaces, open)
 }
 
-fn open(wanted: SocketAddrV4) -> io::Result<(Socket, SocketAddrV4)> {
+fn open(wanted: SocketAddrV4) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     // Connections of the process before may still be closing.
     socket.set_reuse_address(true)?;
     socket.bind(&wanted.into())?;
     socket.listen(BACKLOG)?;
-    let address = socket.local_addr()?.as_socket_ipv4().unwrap_or(wanted);
-    Ok((socket, address))
+    Ok(socket)
 }
 
 fn refuse(problem: String) -> Error {
@@ -101,7 +75,6 @@ fn refuse(problem: String) -> Error {
 pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
-    _health: &Health,
     registry: &Registry,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {

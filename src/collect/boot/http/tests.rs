@@ -21,11 +21,12 @@ struct Served {
 fn serve_with(text: &str, net: &str, machines: Machines, pace: Pace) -> Served {
     let dir = tempfile::tempdir().unwrap();
     let (world, events, registry) = world(text, net, dir.path(), machines);
-    let (socket, address) = open("127.0.0.1:0".parse().unwrap()).unwrap();
+    let socket = open("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket_ipv4().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let stop = CancellationToken::new();
     let tasks = runtime.block_on(async {
-        let bound = Bound { sockets: vec![(socket, address)] };
+        let bound = Bound { sockets: vec![(socket, address)], ..Bound::default() };
         spawn_with(bound, Arc::new(world), &registry, stop.clone(), pace).unwrap()
     });
     Served { runtime, dir, address: address.into(), events, registry, stop, tasks }
@@ -67,8 +68,17 @@ impl Served {
         event(&mut self.events)
     }
 
+    /// Whether it is there soon: what is counted is counted beside us.
     fn metric(&self, line: &str) -> bool {
-        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap().contains(line)
+        let shown = || prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap();
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while !shown().contains(line) {
+            if std::time::Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
     }
 
     fn end(self) {

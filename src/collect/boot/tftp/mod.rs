@@ -35,7 +35,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use greypit_pipeline::{Error, Health, Result};
+use greypit_pipeline::{Error, Result};
 use prometheus::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
@@ -44,52 +44,26 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::Config;
 use self::listen::{Door, Shared};
+use super::bound::Bound;
 use super::net::Interface;
 use super::world::World;
-
-/// Sockets that are bound and not yet read.
-#[derive(Debug, Default)]
-pub(crate) struct Bound {
-    sockets: Vec<(Socket, SocketAddrV4)>,
-}
-
-impl Bound {
-    /// For people: `tftp 10.0.0.1:69`.
-    pub(crate) fn addresses(&self) -> Vec<String> {
-        self.sockets.iter().map(|(_, address)| format!("tftp {address}")).collect()
-    }
-}
 
 /// Binds the interfaces' addresses.
 ///
 /// # Errors
 /// [`Error::Config`] for `boot.tftp.port`, with what to do.
 pub(crate) fn bind(config: &Config, interfaces: &[Interface]) -> Result<Bound> {
-    if config.port == 0 {
-        return Ok(Bound::default());
-    }
-    let sockets = interfaces.iter().map(|interface| {
-        let wanted = SocketAddrV4::new(interface.addr, config.port);
-        open(wanted, config.single_port).map_err(|error| {
-            let port = config.port;
-            refuse(format!(
-                "cannot listen on {wanted}: {error}; `ss -ulnp 'sport = :{port}'` names whoever has it; ports below 1024 \
-                 need CAP_NET_BIND_SERVICE; 0 = no TFTP"
-            ))
-        })
-    });
-    Ok(Bound { sockets: sockets.collect::<Result<_>>()? })
+    Bound::open("tftp", "-ulnp", config.port, interfaces, |wanted| open(wanted, config.single_port))
 }
 
-fn open(wanted: SocketAddrV4, shared: bool) -> io::Result<(Socket, SocketAddrV4)> {
+fn open(wanted: SocketAddrV4, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
     socket.bind(&wanted.into())?;
     if shared {
         // Only now: so it fails where another process has the address, even one that would share it.
         socket.set_reuse_address(true)?;
     }
-    let address = socket.local_addr()?.as_socket_ipv4().unwrap_or(wanted);
-    Ok((socket, address))
+    Ok(socket)
 }
 
 fn refuse(problem: String) -> Error {
@@ -103,7 +77,6 @@ fn refuse(problem: String) -> Error {
 pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
-    _health: &Health,
     registry: &Registry,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {

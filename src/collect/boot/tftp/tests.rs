@@ -23,12 +23,13 @@ struct Served {
 fn serve_with(text: &str, machines: Machines) -> Served {
     let dir = tempfile::tempdir().unwrap();
     let (world, events, registry) = world(text, "127.0.0.1/8", dir.path(), machines);
-    let (socket, address) = open("127.0.0.1:0".parse().unwrap(), world.config.tftp.single_port).unwrap();
+    let socket = open("127.0.0.1:0".parse().unwrap(), world.config.tftp.single_port).unwrap();
+    let address = socket.local_addr().unwrap().as_socket_ipv4().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let stop = CancellationToken::new();
     let tasks = runtime.block_on(async {
-        let bound = Bound { sockets: vec![(socket, address)] };
-        spawn(bound, Arc::new(world), &Health::new(), &registry, stop.clone()).unwrap()
+        let bound = Bound { sockets: vec![(socket, address)], ..Bound::default() };
+        spawn(bound, Arc::new(world), &registry, stop.clone()).unwrap()
     });
     Served { runtime, dir, address: address.into(), events, registry, stop, tasks }
 }
@@ -48,8 +49,17 @@ impl Served {
         event(&mut self.events)
     }
 
+    /// Whether it is there soon: what is counted is counted beside us.
     fn metric(&self, line: &str) -> bool {
-        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap().contains(line)
+        let shown = || prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap();
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while !shown().contains(line) {
+            if std::time::Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
     }
 
     /// Ends it; what is in the queue is still there.
@@ -385,7 +395,8 @@ fn outside(root: &Path) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let shared = Arc::new(Shared::new(Arc::new(world), &registry, CancellationToken::new()).unwrap());
-        let (socket, address) = open("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let socket = open("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = socket.local_addr().unwrap().as_socket_ipv4().unwrap();
         let door = Arc::new(Door { socket: UdpSocket::from_std(socket.into()).unwrap(), address });
         listen::arrived(&door, &shared, b"\0\x01kernel\0octet\0", "127.0.0.1:2000".parse().unwrap());
     });
