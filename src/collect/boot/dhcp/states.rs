@@ -474,6 +474,40 @@ fn answers_have_the_sizes_that_fit() {
 }
 
 #[test]
+fn what_must_be_there_is_there_whatever_must_come_back() {
+    let config = CONFIG.replace("10.9.0.101", "10.9.0.199");
+    let mut rig = Rig::new(&config, machines(), Vec::new(), START_S);
+    let relay = Ipv4Addr::new(10, 9, 0, 1);
+    let mut said = |id: usize, relayed: usize| {
+        let relayed = [&[1, (relayed - 2) as u8][..], &vec![7; relayed - 2]].concat();
+        let packet = discover(mac(1)).giaddr(relay.octets()).option(61, &vec![0xff; id]).option(82, &relayed);
+        let answer = rig.send_from(packet, relay, 67, 67).answer.unwrap().bytes;
+        assert!(answer.len() <= 548 && answer[240..243] == [53, 1, 2], "{id} {relayed:?}");
+        codes(&answer)
+    };
+    assert!(said(20, 100).ends_with(&[61, 82]));
+    for len in [200, 255] {
+        let list = said(len, len);
+        let is_right = list.starts_with(&[53, 54, 51, 1]) && list.ends_with(&[82]) && !list.contains(&61);
+        assert!(is_right, "the identifier goes first: {list:?}");
+    }
+    let mut boot = |relayed: &[u8], id: usize, file: usize| {
+        let mut machines = Machines::default();
+        let boot = Boot::File("f".repeat(file));
+        machines.add(SERVER, Machine { boot, ..Machine::default() });
+        rig.server.replace_machines(machines);
+        let packet = discover(mac(1)).option(60, b"HTTPClient").option(93, &[0, 16]);
+        let packet = packet.option(61, &vec![0xff; id]).option(82, relayed).giaddr(relay.octets());
+        codes(&rig.send_from(packet, relay, 67, 67).answer.unwrap().bytes)
+    };
+    let long = [&[1, 198][..], &[7; 198]].concat();
+    assert_eq!(&boot(&long, 200, 20)[..5], [53, 54, 51, 60, 67]);
+    assert!(boot(&long, 200, 20).ends_with(&[82]));
+    let list = boot(&long, 10, 200);
+    assert!(list.starts_with(&[53, 54, 51, 60, 67]) && !list.contains(&82) && list.ends_with(&[61]), "{list:?}");
+}
+
+#[test]
 fn what_is_beyond_a_cards_rate_is_dropped_without_an_event() {
     let config = CONFIG.replace("max_rate_per_client = 0", "max_rate_per_client = 2");
     let mut rig = Rig::new(&config, machines(), Vec::new(), START_S);
