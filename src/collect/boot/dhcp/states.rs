@@ -385,6 +385,16 @@ fn listening_never_answers_and_learns() {
     let ack = Packet::of(mac(2), 5).at(0, &[2]).at(16, &[10, 77, 0, 60]).ip(54, OTHER);
     assert_eq!(said(&rig.send(ack)), "none: another server");
     assert_eq!(rig.server.sessions.mac_of([10, 77, 0, 60].into()), Some(mac(2)));
+    // What a client wishes for is not its, nor what it only says that it uses.
+    let ip = Ipv4Addr::new(10, 77, 0, 60);
+    rig.send(reboot(mac(4), ip.octets()));
+    rig.send(renew(mac(4), ip.octets()));
+    rig.send_from(renew(mac(4), ip.octets()), [10, 77, 0, 62].into(), 68, 67);
+    assert_eq!(rig.server.sessions.mac_of(ip), Some(mac(2)));
+    rig.send_from(renew(mac(4), ip.octets()), ip, 68, 67);
+    assert_eq!(rig.server.sessions.mac_of(ip), Some(mac(4)));
+    rig.send(selecting(mac(5), OTHER, ip.octets()));
+    assert_eq!(rig.server.sessions.mac_of(ip), Some(mac(5)));
     // Another server on this machine.
     let ack = Packet::of(mac(3), 5).at(0, &[2]).at(16, &[10, 77, 0, 61]).ip(54, US);
     assert_eq!(said(&rig.send(ack)), "none: another server");
