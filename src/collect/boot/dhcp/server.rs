@@ -193,7 +193,7 @@ impl Server {
         let mut lease = None;
         if self.book.is_offered(ip) {
             let until_s = now.as_second().saturating_add(self.decline_s);
-            self.book.quarantine(ip, until_s);
+            self.book.quarantine(ip, None, until_s);
             lease = Some(Change::Quarantined(ip, until_s));
         }
         let who = Who { mac: Some(holder), ip: Some(ip) };

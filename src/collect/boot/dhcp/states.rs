@@ -144,6 +144,31 @@ fn a_card_with_many_identifiers_does_not_get_the_whole_pool() {
 }
 
 #[test]
+fn a_card_that_declines_whatever_it_gets_does_not_take_the_pool_away() {
+    let config = CONFIG.replace("10.77.0.103", "10.77.0.199");
+    let mut rig = Rig::new(&config, machines(), Vec::new(), START_S);
+    let mut round = |card: Mac| {
+        let offer = rig.send(discover(card));
+        let ip = decoded(&offer).yiaddr().octets();
+        let said = rig.say(Packet::of(card, 4).ip(50, ip).ip(54, US));
+        let outcome = rig.server.levels();
+        (ip, said, outcome.quarantined)
+    };
+    let first: Vec<_> = (0..4).map(|_| round(mac(1)).1).collect();
+    assert_eq!(first, ["none: declined"; 4]);
+    let beyond: Vec<_> = (0..10).map(|_| round(mac(1))).collect();
+    assert!(beyond.iter().all(|(_, said, n)| said == "none: the card declines too many addresses" && *n == 4));
+    let different: std::collections::HashSet<_> = beyond.iter().map(|(ip, ..)| *ip).collect();
+    assert_eq!(different.len(), 10, "it may be right, so it gets another each time");
+    assert_eq!(round(mac(2)).1, "none: declined", "another card is believed");
+    rig.now_s += 600;
+    rig.say(discover(mac(3)));
+    assert_eq!((rig.server.levels().quarantined, rig.server.levels().free), (0, 101));
+    let ip = decoded(&rig.send(discover(mac(1)))).yiaddr().octets();
+    assert_eq!(rig.say(Packet::of(mac(1), 4).ip(50, ip).ip(54, US)), "none: declined");
+}
+
+#[test]
 fn a_relay_is_told_and_only_one_that_is_one() {
     let mut rig = Rig::serving();
     let relay = Ipv4Addr::new(10, 9, 0, 1);
