@@ -2,7 +2,8 @@
 //!
 //! A machine is known by its MAC where the protocol has one (DHCP), else by its address (TFTP, HTTP, DNS), which leads
 //! to a MAC by what DHCP has seen. A machine that no file names is `default/`'s, if there is one. Whoever is refused here
-//! gets nothing from any protocol.
+//! gets nothing from any protocol. A card that is off under one of our addresses is off under all of them, so that nobody
+//! boots from `default/` by being plugged in elsewhere.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -50,6 +51,9 @@ impl Verdict {
 
 /// The one policy. `server` is our address in the machine's network.
 pub(crate) fn judge(machines: &Machines, server: Ipv4Addr, mac: Option<Mac>, ip: Option<Ipv4Addr>) -> Verdict {
+    if mac.is_some_and(|mac| machines.is_off(mac)) {
+        return Verdict::Refused(Why::Off);
+    }
     let by_mac = mac.and_then(|mac| machines.by_mac(server, mac));
     // Whoever has an address of a known machine but another card is not that machine.
     let by_ip = ip.filter(|_| mac.is_none()).and_then(|ip| machines.by_ip(server, ip));
@@ -136,6 +140,17 @@ mod tests {
         let machines = machines(Some(Boot::Local));
         assert_eq!(judge(&machines, OTHER, Some(WEB), Some(ip(11))), Verdict::Refused(Why::Unknown));
         assert_eq!(judge(&machines, OTHER, None, Some(ip(11))), Verdict::Refused(Why::Unknown));
+    }
+
+    #[test]
+    fn who_is_off_is_off_on_all_our_networks() {
+        let mut machines = machines(None);
+        machines.add(OTHER, Machine::default());
+        assert_eq!(say(&judge(&machines, OTHER, Some(WEB), None)), "default");
+        assert_eq!(judge(&machines, OTHER, Some(DARK), None), Verdict::Refused(Why::Off));
+        let macs = vec![DARK];
+        machines.add(OTHER, Machine { macs, ip: Some(Ipv4Addr::new(10, 1, 0, 12)), ..Machine::default() });
+        assert_eq!(judge(&machines, OTHER, Some(DARK), None), Verdict::Refused(Why::Off));
     }
 
     #[test]

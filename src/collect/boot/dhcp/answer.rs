@@ -3,7 +3,7 @@
 //! Options come in this order: what must be there (53, 54, 51, 56; for boot 60, 97, 43), the subnet mask if it is asked
 //! for (RFC 2132 section 3.3), the rest in the order in which the client asks (55), the client's own identifier (61, RFC
 //! 6842) and at the very end the relay's option as it came (82, RFC 3046). What does not fit in the client's maximum
-//! message size (57) is left out, later before earlier.
+//! message size (57) is left out: first what is asked for, later before earlier, then 61, then 82.
 //!
 //! Sizes: an answer has at least [`ANSWER_BYTES_MIN`] bytes, as relays and old clients want it, and at most what the client
 //! says, within [`ANSWER_BYTES_DEFAULT`] and [`ANSWER_BYTES_MAX`]; a BOOTP answer has exactly [`ANSWER_BYTES_MIN`].
@@ -140,26 +140,33 @@ struct Bytes {
 
 impl Bytes {
     fn options(&mut self, request: &Request<'_>, draft: &Draft<'_>) {
-        // The end, and what is always last.
-        let relay = request.relay_option().filter(|data| data.len() <= 255);
-        let last = [(code::CLIENT_ID, request.client_id()), (code::RELAY, relay)];
-        let reserved = 1 + last.iter().filter_map(|(_, data)| data.map(|data| 2 + data.len())).sum::<usize>();
-        let whole = self.limit;
-        self.limit = whole.saturating_sub(reserved);
+        // For the end.
+        self.limit -= 1;
         for option in needed(request, draft) {
             self.option(&option);
         }
+        // What is always last, as far as there is room.
+        let whole = self.limit;
+        let relay = self.reserve(request.relay_option());
+        let id = self.reserve(request.client_id());
         for code in asked(request) {
             if let Some(option) = option(draft, code) {
                 self.option(&option);
             }
         }
-        self.limit = whole - 1;
-        for (code, data) in last {
+        self.limit = whole;
+        for (code, data) in [(code::CLIENT_ID, id), (code::RELAY, relay)] {
             if let Some(data) = data {
                 self.option(&raw(code, data));
             }
         }
+    }
+
+    /// Keeps room for an option that is added later, if there is so much.
+    fn reserve<'a>(&mut self, data: Option<&'a [u8]>) -> Option<&'a [u8]> {
+        let data = data.filter(|data| data.len() <= 255 && self.bytes.len() + 2 + data.len() <= self.limit)?;
+        self.limit -= 2 + data.len();
+        Some(data)
     }
 
     /// Adds an option where it fits.

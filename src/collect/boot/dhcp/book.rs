@@ -8,7 +8,7 @@
 //!
 //! What ends goes back to its pool, and whoever had it last gets it again as long as nobody else needed it.
 //!
-//! Pure: the time is an argument, in seconds since 1970. Limit: [`ADDRESSES_PER_CARD_MAX`].
+//! Pure: the time is an argument, in seconds since 1970. Limits: [`ADDRESSES_PER_CARD_MAX`], [`DECLINES_PER_CARD_MAX`].
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -24,6 +24,10 @@ use crate::collect::boot::mac::Mac;
 /// One card has no more addresses at a time.
 pub(crate) const ADDRESSES_PER_CARD_MAX: usize = 16;
 
+/// One card's word keeps no more addresses from the others at a time; else a card that declines whatever it gets would
+/// leave nothing of a pool.
+pub(crate) const DECLINES_PER_CARD_MAX: usize = 4;
+
 /// Who asks for an address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Client<'a> {
@@ -34,6 +38,9 @@ pub(crate) struct Client<'a> {
     /// The cards of the machine, where files name it: they are one client.
     pub(crate) macs: &'a [Mac],
 }
+
+/// Of an address that is left alone on nobody's word that has a limit.
+const NOBODY: Mac = Mac([0; 6]);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -108,7 +115,7 @@ impl Book {
         match change {
             Change::Leased(lease) => self.put(lease.ip, State::Leased, lease.clone()),
             Change::Freed(ip) => self.end(*ip),
-            Change::Quarantined(ip, until_s) => self.quarantine(*ip, *until_s),
+            Change::Quarantined(ip, until_s) => self.quarantine(*ip, None, *until_s),
         }
     }
 
@@ -226,10 +233,23 @@ impl Book {
         }
     }
 
-    /// Nobody gets it until then.
-    pub(crate) fn quarantine(&mut self, ip: Ipv4Addr, until_s: i64) {
-        let nobody = Lease { ip, mac: Mac([0; 6]), id: Box::default(), booting: false, until_s };
-        self.put(ip, State::Quarantined, nobody);
+    /// Nobody gets it until then. `by`: the card that has declined it.
+    pub(crate) fn quarantine(&mut self, ip: Ipv4Addr, by: Option<Mac>, until_s: i64) {
+        let mac = by.unwrap_or(NOBODY);
+        self.put(ip, State::Quarantined, Lease { ip, mac, id: Box::default(), booting: false, until_s });
+    }
+
+    /// Whether as many addresses are left alone as may be on this card's word.
+    pub(crate) fn declines_too_many(&self, mac: Mac) -> bool {
+        let list = self.by_mac.get(&mac).map(Vec::as_slice).unwrap_or_default();
+        let is_declined = |ip: &&Ipv4Addr| self.holds.get(ip).is_some_and(|hold| hold.state == State::Quarantined);
+        list.iter().filter(is_declined).count() >= DECLINES_PER_CARD_MAX
+    }
+
+    /// Ends what is there, and who had it does not get it again before its turn.
+    pub(crate) fn give_up(&mut self, ip: Ipv4Addr) {
+        self.end(ip);
+        self.forget(ip);
     }
 
     /// Says which addresses of the pools are never given out.
@@ -254,7 +274,7 @@ impl Book {
         let same = self.holds.get(&ip).is_some_and(|hold| hold.mac == lease.mac);
         if !same {
             self.forget(ip);
-            if state != State::Quarantined {
+            if lease.mac != NOBODY {
                 self.remember(lease.mac, ip);
             }
         }

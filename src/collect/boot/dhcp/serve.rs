@@ -7,7 +7,7 @@
 //! | REQUEST | another's identifier | none; our offer is free again |
 //! | REQUEST | option 50 alone (INIT-REBOOT) | the same; we are the network's server, so there is no doubt |
 //! | REQUEST | ciaddr (RENEWING, REBINDING) | the same |
-//! | DECLINE | an address that it has | none; nobody gets it for `boot.dhcp.decline` |
+//! | DECLINE | an address that it has | none; left alone for `boot.dhcp.decline`, or [`Why::DeclinesTooMany`] |
 //! | RELEASE | an address that it has | none; it is free, and remembered for this client |
 //! | INFORM | ciaddr | ACK without address and times |
 //! | BOOTP | | the machine's address; unknown ones get none, as they would keep it for ever (RFC 1534) |
@@ -151,10 +151,14 @@ impl Server {
         let Some(ip) = self.named(asked, &client, asked.request.requested) else {
             return Decision::silent(Why::NotHeld);
         };
-        let until_s = asked.now_s.saturating_add(self.decline_s);
-        self.book.quarantine(ip, until_s);
         self.names.released(ip);
         self.sessions.forget(ip);
+        if self.book.declines_too_many(client.mac) {
+            self.book.give_up(ip);
+            return Decision::silent(Why::DeclinesTooMany).with(Change::Freed(ip));
+        }
+        let until_s = asked.now_s.saturating_add(self.decline_s);
+        self.book.quarantine(ip, Some(client.mac), until_s);
         Decision::silent(Why::Declined).with(Change::Quarantined(ip, until_s))
     }
 

@@ -193,7 +193,7 @@ impl Server {
         let mut lease = None;
         if self.book.is_offered(ip) {
             let until_s = now.as_second().saturating_add(self.decline_s);
-            self.book.quarantine(ip, until_s);
+            self.book.quarantine(ip, None, until_s);
             lease = Some(Change::Quarantined(ip, until_s));
         }
         let who = Who { mac: Some(holder), ip: Some(ip) };
@@ -280,7 +280,7 @@ impl Server {
             return self.others_reply(asked);
         }
         if self.mode != Mode::Serve {
-            self.learn(asked.request);
+            self.learn(asked);
         }
         let (machine, why) = match verdict {
             _ if self.mode == Mode::Listen => return Decision::silent(Why::Listening),
@@ -318,9 +318,12 @@ impl Server {
         Decision { foreign, ..Decision::silent(Why::Foreign) }
     }
 
-    /// Where another server gives the addresses, what clients ask for tells who has which.
-    fn learn(&self, request: &Request<'_>) {
-        let named = request.requested.or(Some(request.ciaddr)).filter(|ip| self.networks.of(*ip).is_some());
+    /// Where another server gives the addresses, what clients ask for tells who has which: what was just offered to one
+    /// (SELECTING), and what one uses already. INIT-REBOOT is a wish that the server may well refuse; its ACK tells.
+    fn learn(&self, Asked { request, arrival, .. }: Asked<'_>) {
+        let selected = request.requested.filter(|_| request.server_id.is_some());
+        let used = Some(request.ciaddr).filter(|ip| ip == arrival.source.ip());
+        let named = selected.or(used).filter(|ip| self.networks.of(*ip).is_some());
         if let (Message::Request, Some(ip)) = (request.message, named) {
             self.sessions.address(request.mac, ip);
         }

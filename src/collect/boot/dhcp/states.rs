@@ -144,6 +144,31 @@ fn a_card_with_many_identifiers_does_not_get_the_whole_pool() {
 }
 
 #[test]
+fn a_card_that_declines_whatever_it_gets_does_not_take_the_pool_away() {
+    let config = CONFIG.replace("10.77.0.103", "10.77.0.199");
+    let mut rig = Rig::new(&config, machines(), Vec::new(), START_S);
+    let mut round = |card: Mac| {
+        let offer = rig.send(discover(card));
+        let ip = decoded(&offer).yiaddr().octets();
+        let said = rig.say(Packet::of(card, 4).ip(50, ip).ip(54, US));
+        let outcome = rig.server.levels();
+        (ip, said, outcome.quarantined)
+    };
+    let first: Vec<_> = (0..4).map(|_| round(mac(1)).1).collect();
+    assert_eq!(first, ["none: declined"; 4]);
+    let beyond: Vec<_> = (0..10).map(|_| round(mac(1))).collect();
+    assert!(beyond.iter().all(|(_, said, n)| said == "none: the card declines too many addresses" && *n == 4));
+    let different: std::collections::HashSet<_> = beyond.iter().map(|(ip, ..)| *ip).collect();
+    assert_eq!(different.len(), 10, "it may be right, so it gets another each time");
+    assert_eq!(round(mac(2)).1, "none: declined", "another card is believed");
+    rig.now_s += 600;
+    rig.say(discover(mac(3)));
+    assert_eq!((rig.server.levels().quarantined, rig.server.levels().free), (0, 101));
+    let ip = decoded(&rig.send(discover(mac(1)))).yiaddr().octets();
+    assert_eq!(rig.say(Packet::of(mac(1), 4).ip(50, ip).ip(54, US)), "none: declined");
+}
+
+#[test]
 fn a_relay_is_told_and_only_one_that_is_one() {
     let mut rig = Rig::serving();
     let relay = Ipv4Addr::new(10, 9, 0, 1);
@@ -385,6 +410,16 @@ fn listening_never_answers_and_learns() {
     let ack = Packet::of(mac(2), 5).at(0, &[2]).at(16, &[10, 77, 0, 60]).ip(54, OTHER);
     assert_eq!(said(&rig.send(ack)), "none: another server");
     assert_eq!(rig.server.sessions.mac_of([10, 77, 0, 60].into()), Some(mac(2)));
+    // What a client wishes for is not its, nor what it only says that it uses.
+    let ip = Ipv4Addr::new(10, 77, 0, 60);
+    rig.send(reboot(mac(4), ip.octets()));
+    rig.send(renew(mac(4), ip.octets()));
+    rig.send_from(renew(mac(4), ip.octets()), [10, 77, 0, 62].into(), 68, 67);
+    assert_eq!(rig.server.sessions.mac_of(ip), Some(mac(2)));
+    rig.send_from(renew(mac(4), ip.octets()), ip, 68, 67);
+    assert_eq!(rig.server.sessions.mac_of(ip), Some(mac(4)));
+    rig.send(selecting(mac(5), OTHER, ip.octets()));
+    assert_eq!(rig.server.sessions.mac_of(ip), Some(mac(5)));
     // Another server on this machine.
     let ack = Packet::of(mac(3), 5).at(0, &[2]).at(16, &[10, 77, 0, 61]).ip(54, US);
     assert_eq!(said(&rig.send(ack)), "none: another server");
@@ -471,6 +506,40 @@ fn answers_have_the_sizes_that_fit() {
     let answer = rig.send(old).answer.unwrap().bytes;
     assert_eq!((answer.len(), &answer[16..20]), (300, STATIC.as_slice()));
     assert!(answer[236..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn what_must_be_there_is_there_whatever_must_come_back() {
+    let config = CONFIG.replace("10.9.0.101", "10.9.0.199");
+    let mut rig = Rig::new(&config, machines(), Vec::new(), START_S);
+    let relay = Ipv4Addr::new(10, 9, 0, 1);
+    let mut said = |id: usize, relayed: usize| {
+        let relayed = [&[1, (relayed - 2) as u8][..], &vec![7; relayed - 2]].concat();
+        let packet = discover(mac(1)).giaddr(relay.octets()).option(61, &vec![0xff; id]).option(82, &relayed);
+        let answer = rig.send_from(packet, relay, 67, 67).answer.unwrap().bytes;
+        assert!(answer.len() <= 548 && answer[240..243] == [53, 1, 2], "{id} {relayed:?}");
+        codes(&answer)
+    };
+    assert!(said(20, 100).ends_with(&[61, 82]));
+    for len in [200, 255] {
+        let list = said(len, len);
+        let is_right = list.starts_with(&[53, 54, 51, 1]) && list.ends_with(&[82]) && !list.contains(&61);
+        assert!(is_right, "the identifier goes first: {list:?}");
+    }
+    let mut boot = |relayed: &[u8], id: usize, file: usize| {
+        let mut machines = Machines::default();
+        let boot = Boot::File("f".repeat(file));
+        machines.add(SERVER, Machine { boot, ..Machine::default() });
+        rig.server.replace_machines(machines);
+        let packet = discover(mac(1)).option(60, b"HTTPClient").option(93, &[0, 16]);
+        let packet = packet.option(61, &vec![0xff; id]).option(82, relayed).giaddr(relay.octets());
+        codes(&rig.send_from(packet, relay, 67, 67).answer.unwrap().bytes)
+    };
+    let long = [&[1, 198][..], &[7; 198]].concat();
+    assert_eq!(&boot(&long, 200, 20)[..5], [53, 54, 51, 60, 67]);
+    assert!(boot(&long, 200, 20).ends_with(&[82]));
+    let list = boot(&long, 10, 200);
+    assert!(list.starts_with(&[53, 54, 51, 60, 67]) && !list.contains(&82) && list.ends_with(&[61]), "{list:?}");
 }
 
 #[test]

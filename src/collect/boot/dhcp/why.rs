@@ -42,6 +42,8 @@ pub(crate) enum Why {
     Nothing(Nothing),
     /// The client found its address in use.
     Declined,
+    /// The same, of a card that has declined so many that it is not believed any more.
+    DeclinesTooMany,
     Released,
     /// Another card answered for an address.
     Conflict,
@@ -77,6 +79,7 @@ impl Why {
             Why::UnknownBootp => "bootp of an unknown machine",
             Why::Nothing(nothing) => nothing.name(),
             Why::Declined => "declined",
+            Why::DeclinesTooMany => "the card declines too many addresses",
             Why::Released => "released",
             Why::Conflict => "another card answers for the address",
         }
@@ -92,6 +95,7 @@ impl Why {
                 | Why::NoPool
                 | Why::Exhausted
                 | Why::TooManyAddresses
+                | Why::DeclinesTooMany
                 | Why::UnknownBootp
                 | Why::Conflict
                 | Why::Nothing(Nothing::NoLoader | Nothing::Off | Nothing::TooLong)

@@ -13,7 +13,7 @@
 //! <boot.dir>/<server ip>/default/        the same without hostname, mac and power, for machines that no folder names
 //! ```
 //!
-//! `boot`: `local` = an address, and its own disk; `off` = nothing from any protocol; anything else is the file below
+//! `boot`: `local` = an address, and its own disk; `off` = nothing from any protocol, on any of our networks; anything else is the file below
 //! boot.root that its firmware loads (`grubx64.efi`). Lines that begin with `#` and empty lines say nothing; other files
 //! and names that begin with a dot are left alone, as are folders of other servers. Links are followed.
 //!
@@ -27,7 +27,7 @@ pub(crate) mod catalog;
 pub(super) mod load;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -73,6 +73,8 @@ pub(crate) struct Machines {
     by_mac: HashMap<(Ipv4Addr, Mac), Arc<Machine>>,
     by_ip: HashMap<(Ipv4Addr, Ipv4Addr), Arc<Machine>>,
     defaults: HashMap<Ipv4Addr, Arc<Machine>>,
+    /// Cards that are off, whichever server's folder says so.
+    off: HashSet<Mac>,
 }
 
 impl Machines {
@@ -82,6 +84,11 @@ impl Machines {
 
     pub(crate) fn by_ip(&self, server: Ipv4Addr, ip: Ipv4Addr) -> Option<&Arc<Machine>> {
         self.by_ip.get(&(server, ip))
+    }
+
+    /// Whether a folder of any of our servers says that this card boots not at all.
+    pub(crate) fn is_off(&self, mac: Mac) -> bool {
+        self.off.contains(&mac)
     }
 
     /// `default/`, where there is one.
@@ -101,6 +108,9 @@ impl Machines {
 
     pub(crate) fn add(&mut self, server: Ipv4Addr, machine: Machine) {
         let machine = Arc::new(machine);
+        if machine.boot == Boot::Off {
+            self.off.extend(&machine.macs);
+        }
         for mac in &machine.macs {
             self.by_mac.insert((server, *mac), machine.clone());
         }
