@@ -104,7 +104,8 @@ impl World {
     fn card_of(&self, ip: Ipv4Addr, network: &Network) -> Option<Mac> {
         let seen = self.sessions.mac_of(ip);
         let mut found = self.neighbour(ip, network, arp_table::SHARED);
-        if found != seen {
+        // Also where nobody knows it: whoever came a moment ago is not in a table that others have shared.
+        if found.is_none() || found != seen {
             found = self.neighbour(ip, network, arp_table::FRESH);
         }
         let Some(found) = found.filter(|found| Some(*found) != seen) else { return seen };
