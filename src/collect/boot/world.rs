@@ -257,6 +257,19 @@ pub(crate) mod testing {
         machines
     }
 
+    /// Whether a line of the metrics is there soon: what is counted is counted beside us.
+    pub(crate) fn shows(registry: &Registry, line: &str) -> bool {
+        let shown = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while !shown().contains(line) {
+            if std::time::Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
+    }
+
     /// The next event of a queue.
     pub(crate) fn event(queue: &mut Queue) -> serde_json::Value {
         let group = queue.next(Duration::from_secs(20)).expect("an event");

@@ -1,7 +1,7 @@
 //! Over loopback, with requests as they are on the wire.
 
 use super::super::machines::{Boot, Machine, Machines};
-use super::super::world::testing::{event, everybody, world};
+use super::super::world::testing::{event, everybody, shows, world};
 use super::*;
 use greypit_pipeline::submit::testing::Queue;
 use std::io::{Read, Write};
@@ -68,17 +68,8 @@ impl Served {
         event(&mut self.events)
     }
 
-    /// Whether it is there soon: what is counted is counted beside us.
     fn metric(&self, line: &str) -> bool {
-        let shown = || prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap();
-        let end = std::time::Instant::now() + Duration::from_secs(10);
-        while !shown().contains(line) {
-            if std::time::Instant::now() > end {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        true
+        shows(&self.registry, line)
     }
 
     fn end(self) {

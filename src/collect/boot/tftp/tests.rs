@@ -2,7 +2,7 @@
 
 use super::super::files::Denied;
 use super::super::machines::Machines;
-use super::super::world::testing::{event, everybody, world};
+use super::super::world::testing::{event, everybody, shows, world};
 use super::*;
 use greypit_pipeline::submit::testing::Queue;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
@@ -49,17 +49,8 @@ impl Served {
         event(&mut self.events)
     }
 
-    /// Whether it is there soon: what is counted is counted beside us.
     fn metric(&self, line: &str) -> bool {
-        let shown = || prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap();
-        let end = std::time::Instant::now() + Duration::from_secs(10);
-        while !shown().contains(line) {
-            if std::time::Instant::now() > end {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        true
+        shows(&self.registry, line)
     }
 
     /// Ends it; what is in the queue is still there.

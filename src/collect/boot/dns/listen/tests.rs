@@ -1,19 +1,14 @@
 use std::net::UdpSocket as Plain;
 
-use greypit_pipeline::submit::testing::{Queue, queue};
+use greypit_pipeline::submit::testing::Queue;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, TXT};
 use hickory_proto::rr::{Name, RData, Record as Rr, RecordType};
 
 use super::*;
-use crate::collect::boot::arp_table::ArpTable;
-use crate::collect::boot::audit::Audit;
-use crate::collect::boot::dns::{self, Names};
-use crate::collect::boot::mac::Mac;
-use crate::collect::boot::machines::catalog::Catalog;
+use crate::collect::boot::dns;
 use crate::collect::boot::machines::{Machine, Machines};
-use crate::collect::boot::net::{Interface, Networks};
-use crate::collect::boot::sessions::Sessions;
+use crate::collect::boot::world::testing::world;
 
 /// Longer than anything here takes on any machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -32,31 +27,17 @@ struct Bench {
 
 impl Bench {
     async fn start(section: &str, upstreams: &[SocketAddr]) -> Bench {
-        let config: crate::collect::boot::Config =
-            toml::from_str(&format!("interface = \"lo\"\ndhcp.domain = \"example.com\"\n{section}")).unwrap();
-        let interface = Interface {
-            name: "lo".into(),
-            index: 1,
-            mac: Mac([0; 6]),
-            addr: LOOPBACK,
-            subnet: "127.0.0.0/8".parse().unwrap(),
-        };
         let mut machines = Machines::default();
         let ip = Some(Ipv4Addr::new(127, 0, 0, 10));
         machines.add(LOOPBACK, Machine { hostname: "web1".into(), ip, ..Machine::default() });
-        let registry = Registry::new();
-        let (submit, queue) = queue(1 << 20);
         let root = tempfile::tempdir().unwrap();
-        let world = Arc::new(World {
-            networks: Networks::new(&config, vec![interface]).unwrap(),
-            machines: Catalog::of(machines),
-            sessions: Arc::new(Sessions::new(SOON)),
-            root: crate::collect::boot::files::Root::open(root.path()).unwrap(),
-            arp: ArpTable::default(),
-            names: Names::default(),
-            audit: Audit::new(submit, &registry).unwrap(),
-            config,
-        });
+        let (world, queue, registry) = world(
+            &format!("interface = \"lo\"\ndhcp.domain = \"example.com\"\n{section}"),
+            "127.0.0.1/8",
+            root.path(),
+            machines,
+        );
+        let world = Arc::new(world);
         let stop = CancellationToken::new();
         let forwarder = Forwarder::new(upstreams.to_vec()).with_patience(Duration::from_millis(300));
         let server = Server::new(world, forwarder, &registry, stop.clone()).unwrap();

@@ -1,19 +1,13 @@
 use greypit_pipeline::health::State;
-use greypit_pipeline::submit::testing::{Queue, queue};
-use prometheus::Registry;
+use greypit_pipeline::submit::testing::Queue;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::*;
-use crate::collect::boot::arp_table::ArpTable;
-use crate::collect::boot::audit::Audit;
-use crate::collect::boot::dns::names::Names;
 use crate::collect::boot::mac::Mac;
 use crate::collect::boot::machines::Machines;
-use crate::collect::boot::machines::catalog::Catalog;
-use crate::collect::boot::net::{Interface, Networks};
 use crate::collect::boot::power::control;
 use crate::collect::boot::power::schedule::Schedule;
-use crate::collect::boot::sessions::Sessions;
+use crate::collect::boot::world::testing::world;
 
 /// Longer than anything here takes on any machine.
 const SOON: Duration = Duration::from_secs(30);
@@ -31,14 +25,6 @@ struct Bench {
 impl Bench {
     /// web1 with this schedule and "off1", which may not boot, on 127.0.0.1.
     async fn new(section: &str, schedule: &str) -> Bench {
-        let config: crate::collect::boot::Config = toml::from_str(&format!("interface = \"lo\"\n{section}")).unwrap();
-        let interface = Interface {
-            name: "lo".into(),
-            index: 1,
-            mac: Mac([0; 6]),
-            addr: LOOPBACK,
-            subnet: "127.0.0.0/8".parse().unwrap(),
-        };
         let mut machines = Machines::default();
         let power = Some(Schedule::parse(schedule).unwrap());
         for (hostname, last, boot, power) in [("web1", 10, Boot::Script, power), ("off1", 11, Boot::Off, None)] {
@@ -54,19 +40,10 @@ impl Bench {
                 },
             );
         }
-        let (submit, queue) = queue(1 << 20);
-        let registry = Registry::new();
         let folder = tempfile::tempdir().unwrap();
-        let world = Arc::new(World {
-            networks: Networks::new(&config, vec![interface]).unwrap(),
-            machines: Catalog::of(machines),
-            sessions: Arc::new(Sessions::new(SOON)),
-            root: crate::collect::boot::files::Root::open(folder.path()).unwrap(),
-            arp: ArpTable::default(),
-            names: Names::default(),
-            audit: Audit::new(submit, &registry).unwrap(),
-            config,
-        });
+        let (world, queue, registry) =
+            world(&format!("interface = \"lo\"\n{section}"), "127.0.0.1/8", folder.path(), machines);
+        let world = Arc::new(world);
         let hears = tokio::net::UdpSocket::bind((Ipv4Addr::new(127, 255, 255, 255), 0)).await.unwrap();
         let metrics = Metrics::new(&registry).unwrap();
         let power = Power::new(world, metrics, Health::new(), CancellationToken::new()).unwrap();
