@@ -9,12 +9,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::net::free_port;
 
 pub(crate) const MESSAGE_BYTES: usize = 250;
 const WAIT: Duration = Duration::from_secs(120);
@@ -185,17 +187,6 @@ pub(crate) fn wait(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(began.elapsed() < WAIT, "still waiting for {what}");
         std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Free for UDP and TCP.
-fn free_port() -> u16 {
-    loop {
-        let socket = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        let port = socket.local_addr().expect("a bound socket has an address").port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 

@@ -2,12 +2,14 @@
 //! from the PATH.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::net::free_port;
 
 const WAIT: Duration = Duration::from_secs(120);
 
@@ -87,9 +89,4 @@ pub(crate) fn kcat() -> Command {
         }
         None => Command::new("kcat"),
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    socket.local_addr().expect("a bound socket has an address").port()
 }

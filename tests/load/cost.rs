@@ -9,15 +9,20 @@
 
 mod http;
 mod maillog;
+#[path = "../real/support/net.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod net;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use greypit_pipeline::codec::Codec;
+
+use net::free_port;
 
 const PAIRS: usize = 5;
 const MESSAGES: usize = 100_000;
@@ -184,11 +189,6 @@ impl Gateway {
         self.child.kill().expect("greypit runs");
         self.child.wait().expect("greypit ends");
     }
-}
-
-fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    socket.local_addr().expect("a bound socket has an address").port()
 }
 
 fn objects(folder: &Path) -> Vec<Vec<u8>> {

@@ -17,6 +17,9 @@
 mod broker;
 mod http;
 mod maillog;
+#[path = "../real/support/net.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod net;
 mod node;
 
 use std::collections::BTreeMap;

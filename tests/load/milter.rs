@@ -17,10 +17,12 @@
 
 mod http;
 mod mta;
+#[path = "../real/support/net.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod net;
 
 use std::fs;
 use std::io::Read;
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -33,6 +35,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use mta::{Answer, Message, Session};
+use net::free_port;
 
 const CONNECTIONS: usize = 16;
 const MESSAGES: u64 = 10;
@@ -476,11 +479,6 @@ fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
         assert!(began.elapsed() < WAIT, "waited too long for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    socket.local_addr().expect("a bound socket has an address").port()
 }
 
 fn records(folder: &Path) -> u64 {

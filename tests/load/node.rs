@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::broker::free_port;
+use crate::net::free_port;
 
 const WAIT: Duration = Duration::from_secs(600);
 

@@ -9,6 +9,9 @@
 
 mod beside;
 mod http;
+#[path = "../real/support/net.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod net;
 
 use std::io::Write;
 use std::net::TcpStream;

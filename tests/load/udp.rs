@@ -11,6 +11,9 @@
 
 mod beside;
 mod http;
+#[path = "../real/support/net.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod net;
 
 use std::io::ErrorKind;
 use std::net::UdpSocket;

@@ -2,7 +2,6 @@
 //! open and nothing comes through, in no direction. When it is mended, what
 //! was on its way arrives late, unless an end has given up.
 
-use super::net::free_port;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -28,8 +27,8 @@ impl Link {
             .enable_all()
             .build()
             .expect("a runtime");
-        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let listener = runtime.block_on(TcpListener::bind(addr)).expect("a free port");
+        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
+        let addr = listener.local_addr().expect("a bound socket has an address");
         let whole = watch::Sender::new(true);
         runtime.spawn(accept(listener, server, whole.subscribe()));
         Self { addr, whole, runtime: Some(runtime) }
