@@ -37,6 +37,7 @@ pub(crate) mod proxy;
 pub(crate) mod qemu;
 pub(crate) mod random;
 pub(crate) mod reading;
+pub(crate) mod readme;
 pub(crate) mod relay;
 pub(crate) mod rsyslog;
 pub(crate) mod s3;
