@@ -1,4 +1,4 @@
-//! How many transfers or connections there may be at once: of everybody, and of one address.
+//! How many transfers, connections or forwarded queries there may be at once: of everybody, and of one address.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;

@@ -12,7 +12,8 @@
 //! is one `dns` event; what is dropped is counted only, so a flood does not fill the archive.
 //!
 //! Limits: queries of [`listen::QUERY_BYTES_MAX`] bytes, answers as [`answer`] says, `boot.dns.max_rate_per_client`,
-//! [`forward::FORWARDS_MAX`] forwarded at once, [`listen::CONNECTIONS_MAX`] TCP connections,
+//! [`forward::FORWARDS_MAX`] forwarded at once, [`forward::FORWARDS_PER_CLIENT_MAX`] of one client,
+//! [`listen::CONNECTIONS_MAX`] TCP connections,
 //! [`listen::CONNECTIONS_PER_PEER_MAX`] of one client, each at most [`listen::IDLE_MAX`] quiet.
 
 mod answer;
