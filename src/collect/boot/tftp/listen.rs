@@ -103,7 +103,7 @@ pub(super) fn arrived(door: &Arc<Door>, shared: &Arc<Shared>, packet: &[u8], cli
 }
 
 fn begin(door: &Arc<Door>, shared: &Arc<Shared>, request: &[u8], client: SocketAddrV4) {
-    let ticket = match shared.table.ask(door.address, client, request) {
+    let ticket = match shared.table.ask(door.address, client, request, Instant::now()) {
         Asked::New(ticket) => ticket,
         Asked::Repeated => return shared.metrics.ignored(Ignored::Repeated),
         Asked::Busy => {
