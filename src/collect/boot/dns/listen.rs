@@ -162,7 +162,10 @@ impl Server {
         let zones = Zones { index: &index, names, networks, now_s: now.as_second() };
         match answer::answer(packet, client.asker, zones) {
             Reply::None(silent) => {
-                self.metrics.dropped(Dropped::Silent(silent));
+                let dropped = Dropped::Silent(silent);
+                self.metrics.dropped(dropped);
+                let record = self.begin(client, now).text("decision", "none").text("why", dropped.name());
+                self.world.audit.record(record.text("parse_error", dropped.name()).base64("raw_base64", packet));
                 Step::Nothing
             }
             Reply::Answer(answer) => Step::Answer(answer),
@@ -195,9 +198,8 @@ impl Server {
         Some(asked)
     }
 
-    /// Counts and records what was answered.
-    fn record(&self, client: &Client, answer: &Answer, forwarded: Option<Forwarded>, now: Timestamp) {
-        self.metrics.answer(answer.rcode);
+    /// Begins a record: who asks.
+    fn begin(&self, client: &Client, now: Timestamp) -> Record {
         let machines = self.world.machines();
         let server = client.asker.server;
         let by_mac = server.zip(client.who.mac).and_then(|(server, mac)| machines.by_mac(server, mac));
@@ -205,6 +207,17 @@ impl Server {
             let ip = server.filter(|_| client.who.mac.is_none()).map(|server| (server, client.ip));
             ip.and_then(|(server, ip)| machines.by_ip(server, ip))
         });
+        Record::new(audit::DNS, now)
+            .known("session", self.world.sessions.of(client.who, now))
+            .known("machine", machine.map(|machine| &machine.hostname))
+            .known("mac", client.who.mac)
+            .text("addr", client.ip)
+            .text("proto", client.asker.transport.name())
+    }
+
+    /// Counts and records what `packet` was answered.
+    fn record(&self, client: &Client, packet: &[u8], answer: &Answer, forwarded: Option<Forwarded>, now: Timestamp) {
+        self.metrics.answer(answer.rcode);
         let decision = match (forwarded, answer.why) {
             (Some(Forwarded::Answered), None) => "forwarded",
             (_, None) => "answered",
@@ -215,20 +228,19 @@ impl Server {
             true => ".".to_owned(),
             false => name,
         });
-        let record = Record::new(audit::DNS, now)
-            .known("session", self.world.sessions.of(client.who, now))
-            .known("machine", machine.map(|machine| &machine.hostname))
-            .known("mac", client.who.mac)
-            .text("addr", client.ip)
+        let record = self
+            .begin(client, now)
             .known("qname", qname)
             .known("qtype", answer.question.as_ref().map(|(_, kind)| kind))
-            .text("proto", client.asker.transport.name())
             .text("rcode", rcode_name(answer.rcode))
             .list("answers", &answer.answers)
             .flag("forwarded", forwarded.is_some())
             .text("decision", decision)
             .known("why", answer.why);
-        self.world.audit.record(record);
+        self.world.audit.record(match answer.question {
+            Some(_) => record,
+            None => record.known("parse_error", answer.why).base64("raw_base64", packet),
+        });
     }
 
     async fn serve_udp(self: Arc<Server>, socket: UdpSocket) {
@@ -269,7 +281,7 @@ impl Server {
             Step::Nothing => {}
             Step::Answer(answer) => {
                 self.send(socket, from, &answer.bytes);
-                self.record(&client, &answer, None, now);
+                self.record(&client, packet, &answer, None, now);
             }
             Step::Forward(query, place) => {
                 let socket = socket.clone();
@@ -277,7 +289,8 @@ impl Server {
                 tasks.spawn(async move {
                     let Some((answer, outcome)) = self.forward(&query, place, Transport::Udp).await else { return };
                     self.send(&socket, from, &answer.bytes);
-                    self.record(&client, &answer, Some(outcome), now);
+                    // Only what was read is forwarded.
+                    self.record(&client, &[], &answer, Some(outcome), now);
                 });
             }
         }
@@ -359,7 +372,7 @@ impl Server {
             let length = u16::try_from(answer.bytes.len()).map_err(io::Error::other)?;
             let message = [&length.to_be_bytes(), &answer.bytes[..]].concat();
             let sent = tokio::time::timeout(IDLE_MAX, stream.write_all(&message)).await;
-            self.record(&client, &answer, outcome, now);
+            self.record(&client, &packet, &answer, outcome, now);
             sent??;
         }
     }

@@ -40,7 +40,7 @@ impl Dropped {
         Dropped::Send,
     ];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Dropped::Foreign => "foreign",
             Dropped::Rate => "rate",

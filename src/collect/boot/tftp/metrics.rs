@@ -76,7 +76,7 @@ impl Outcome {
     }
 }
 
-/// Why a packet got no answer and became no event.
+/// Why a packet got no answer; of these only what is malformed becomes an event, and not within a transfer, which is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ignored {
     /// Not from one of our networks.

@@ -367,6 +367,9 @@ fn limits_are_counted_and_strangers_get_nothing() {
     assert_eq!((&event["outcome"], &event["decision"]), (&"busy".into(), &"refused".into()));
     assert!(served.metric("greypit_tftp_transfers 1\n"));
     second.socket.send_to(b"\0\x01kernel", served.address).unwrap();
+    let event = served.event();
+    assert_eq!((&event["parse_error"], &event["raw_base64"]), (&"cut off".into(), &"AAFrZXJuZWw=".into()), "{event}");
+    assert_eq!((&event["addr"], &event["decision"]), (&"127.0.0.1".into(), &"none".into()));
     second.socket.send_to(b"\0\x04\0\x01", served.address).unwrap();
     first.ack(2);
     assert_eq!(served.event()["outcome"], "complete");

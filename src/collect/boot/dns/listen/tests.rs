@@ -160,6 +160,29 @@ async fn strangers_and_those_who_ask_too_often_are_counted_and_get_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_query_is_an_event_with_its_bytes() {
+    let mut bench = Bench::start("", &[]).await;
+    let socket = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
+    let packets: [(&[u8], _, _); 3] = [
+        (b"abc", "short", "YWJj"),
+        (b"\0\x07\x80\0\0\0\0\0\0\0\0\0", "response", "AAeAAAAAAAAAAAAA"),
+        (b"\0\x07\0\0\0\0\0\0\0\0\0\0", "not one question", "AAcAAAAAAAAAAAAA"),
+    ];
+    for (packet, problem, raw) in packets {
+        socket.send_to(packet, bench.address).await.unwrap();
+        let event = bench.event().await;
+        assert_eq!((&event["parse_error"], &event["raw_base64"]), (&problem.into(), &raw.into()), "{event}");
+        assert_eq!((&event["proto"], &event["addr"]), (&"udp".into(), &"127.0.0.1".into()));
+        assert_eq!((event["decision"] == "none", event["why"] == problem), (event["rcode"].is_null(), true));
+    }
+    // Only the last one has an answer.
+    let mut buffer = [0; 100];
+    let length = tokio::time::timeout(SOON, socket.recv(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(buffer[..length], *b"\0\x07\x80\x01\0\0\0\0\0\0\0\0");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_client_has_its_connections_and_no_more() {
     let bench = Bench::start("", &[]).await;
     let open: Vec<_> = (0..=CONNECTIONS_PER_PEER_MAX).map(|_| bench.server.open(LOOPBACK)).collect();
