@@ -1,4 +1,4 @@
-//! How many transfers or connections there may be at once: of everybody, and of one address.
+//! How many transfers, connections or forwarded queries there may be at once: of everybody, and of one address.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -37,15 +37,15 @@ impl Places {
     /// A place for `client`.
     ///
     /// # Errors
-    /// The limit.
+    /// The limit; where both are reached, the client's own.
     pub(super) fn take(self: &Arc<Places>, client: Ipv4Addr) -> Result<Place, Full> {
         let mut taken = self.taken();
-        if taken.all >= self.most {
-            return Err(Full::All);
-        }
         let of_client = taken.by_client.get(&client).copied().unwrap_or_default();
         if of_client >= self.per_client_max {
             return Err(Full::Client);
+        }
+        if taken.all >= self.most {
+            return Err(Full::All);
         }
         taken.by_client.insert(client, of_client + 1);
         taken.all += 1;
@@ -85,7 +85,7 @@ mod tests {
         let _second = take(9).unwrap();
         assert_eq!(take(9).unwrap_err(), Full::Client);
         let third = take(8).unwrap();
-        assert_eq!(take(7).unwrap_err(), Full::All);
+        assert_eq!((take(7).unwrap_err(), take(9).unwrap_err()), (Full::All, Full::Client));
         drop(first);
         let fourth = take(7).unwrap();
         drop((third, fourth));

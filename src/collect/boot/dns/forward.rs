@@ -5,7 +5,8 @@
 //! everything else is not heard. After [`PATIENCE`], an error, SERVFAIL or REFUSED the next server is asked; the last
 //! answer is the client's. What came by TCP is asked by TCP. Nothing is kept: the servers do that.
 //!
-//! Limit: [`FORWARDS_MAX`] queries at once; beyond it SERVFAIL at once.
+//! Limits: [`FORWARDS_MAX`] queries at once, [`FORWARDS_PER_CLIENT_MAX`] of one client, so that where no server answers
+//! the impatience of one costs the others nothing; beyond either SERVFAIL at once.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,13 +17,16 @@ use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::{self, Answer, HEADER_BYTES, Transport};
 use super::metrics::{Forwarded, Metrics};
+use crate::collect::boot::places::{Full, Place, Places};
 
 /// Queries that wait for other servers.
 pub(super) const FORWARDS_MAX: usize = 512;
+
+/// The same, of one client.
+pub(super) const FORWARDS_PER_CLIENT_MAX: usize = 64;
 
 /// How long one server may take. Resolvers ask again after 5 s.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,13 +37,14 @@ const ANSWERS_MAX: usize = 16;
 #[derive(Debug)]
 pub(super) struct Forwarder {
     servers: Vec<SocketAddr>,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     patience: Duration,
 }
 
 impl Forwarder {
     pub(super) fn new(servers: Vec<SocketAddr>) -> Forwarder {
-        Forwarder { servers, places: Arc::new(Semaphore::new(FORWARDS_MAX)), patience: PATIENCE }
+        let places = Places::new(FORWARDS_MAX, FORWARDS_PER_CLIENT_MAX);
+        Forwarder { servers, places, patience: PATIENCE }
     }
 
     #[cfg(test)]
@@ -51,9 +56,12 @@ impl Forwarder {
         !self.servers.is_empty()
     }
 
-    /// A place for one more query, if there is one.
-    pub(super) fn place(&self) -> Option<OwnedSemaphorePermit> {
-        self.places.clone().try_acquire_owned().ok()
+    /// A place for one more query of `client`.
+    ///
+    /// # Errors
+    /// The limit.
+    pub(super) fn place(&self, client: Ipv4Addr) -> Result<Place, Full> {
+        self.places.take(client)
     }
 
     /// The answer for the client, and what became of its query.

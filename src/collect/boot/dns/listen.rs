@@ -1,6 +1,5 @@
 //! The sockets: UDP, and TCP with each message behind its length (RFC 1035 4.2.2), queries of one connection in turn.
 
-use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +10,6 @@ use jiff::Timestamp;
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +21,7 @@ use super::metrics::{Dropped, Forwarded, Metrics, rcode_name};
 use super::rate::Rate;
 use super::{Bound, config};
 use crate::collect::boot::audit::{self, Record};
+use crate::collect::boot::places::{Full, Place, Places};
 use crate::collect::boot::policy::Verdict;
 use crate::collect::boot::sessions::Who;
 use crate::collect::boot::world::World;
@@ -50,7 +49,7 @@ struct Server {
     forwarder: Forwarder,
     index: Mutex<Arc<Index>>,
     rate: Mutex<Rate>,
-    peers: Mutex<HashMap<Ipv4Addr, usize>>,
+    connections: Arc<Places>,
     complaints: Complaints,
     stop: CancellationToken,
     /// Queries and connections under way.
@@ -87,7 +86,7 @@ struct Client {
 enum Step {
     Nothing,
     Answer(Answer),
-    Forward(Box<hickory_proto::op::Message>, OwnedSemaphorePermit),
+    Forward(Box<hickory_proto::op::Message>, Place),
 }
 
 impl Server {
@@ -107,7 +106,7 @@ impl Server {
             forwarder,
             index: Mutex::new(Arc::new(index)),
             rate: Mutex::new(rate),
-            peers: Mutex::default(),
+            connections: Places::new(CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX),
             complaints: Complaints::default(),
             stop,
             tasks: TaskTracker::new(),
@@ -163,17 +162,22 @@ impl Server {
         let zones = Zones { index: &index, names, networks, now_s: now.as_second() };
         match answer::answer(packet, client.asker, zones) {
             Reply::None(silent) => {
-                self.metrics.dropped(Dropped::Silent(silent));
+                let dropped = Dropped::Silent(silent);
+                self.metrics.dropped(dropped);
+                let record = self.begin(client, now).text("decision", "none").text("why", dropped.name());
+                self.world.audit.record(record.text("parse_error", dropped.name()).base64("raw_base64", packet));
                 Step::Nothing
             }
             Reply::Answer(answer) => Step::Answer(answer),
-            Reply::Forward(query) => match self.forwarder.place() {
-                Some(place) => Step::Forward(query, place),
-                None => {
-                    self.metrics.forwarded(Forwarded::Busy);
-                    Step::Answer(answer::cannot(&query, client.asker.transport, "too many queries wait"))
-                }
-            },
+            Reply::Forward(query) => {
+                let (outcome, why) = match self.forwarder.place(client.ip) {
+                    Ok(place) => return Step::Forward(query, place),
+                    Err(Full::All) => (Forwarded::Busy, "too many queries wait"),
+                    Err(Full::Client) => (Forwarded::BusyClient, "too many queries of this client wait"),
+                };
+                self.metrics.forwarded(outcome);
+                Step::Answer(answer::cannot(&query, client.asker.transport, why))
+            }
         }
     }
 
@@ -181,7 +185,7 @@ impl Server {
     async fn forward(
         &self,
         query: &hickory_proto::op::Message,
-        place: OwnedSemaphorePermit,
+        place: Place,
         transport: Transport,
     ) -> Option<(Answer, Forwarded)> {
         let asked = tokio::select! {
@@ -194,9 +198,8 @@ impl Server {
         Some(asked)
     }
 
-    /// Counts and records what was answered.
-    fn record(&self, client: &Client, answer: &Answer, forwarded: Option<Forwarded>, now: Timestamp) {
-        self.metrics.answer(answer.rcode);
+    /// Begins a record: who asks.
+    fn begin(&self, client: &Client, now: Timestamp) -> Record {
         let machines = self.world.machines();
         let server = client.asker.server;
         let by_mac = server.zip(client.who.mac).and_then(|(server, mac)| machines.by_mac(server, mac));
@@ -204,6 +207,17 @@ impl Server {
             let ip = server.filter(|_| client.who.mac.is_none()).map(|server| (server, client.ip));
             ip.and_then(|(server, ip)| machines.by_ip(server, ip))
         });
+        Record::new(audit::DNS, now)
+            .known("session", self.world.sessions.of(client.who, now))
+            .known("machine", machine.map(|machine| &machine.hostname))
+            .known("mac", client.who.mac)
+            .text("addr", client.ip)
+            .text("proto", client.asker.transport.name())
+    }
+
+    /// Counts and records what `packet` was answered.
+    fn record(&self, client: &Client, packet: &[u8], answer: &Answer, forwarded: Option<Forwarded>, now: Timestamp) {
+        self.metrics.answer(answer.rcode);
         let decision = match (forwarded, answer.why) {
             (Some(Forwarded::Answered), None) => "forwarded",
             (_, None) => "answered",
@@ -214,20 +228,19 @@ impl Server {
             true => ".".to_owned(),
             false => name,
         });
-        let record = Record::new(audit::DNS, now)
-            .known("session", self.world.sessions.of(client.who, now))
-            .known("machine", machine.map(|machine| &machine.hostname))
-            .known("mac", client.who.mac)
-            .text("addr", client.ip)
+        let record = self
+            .begin(client, now)
             .known("qname", qname)
             .known("qtype", answer.question.as_ref().map(|(_, kind)| kind))
-            .text("proto", client.asker.transport.name())
             .text("rcode", rcode_name(answer.rcode))
             .list("answers", &answer.answers)
             .flag("forwarded", forwarded.is_some())
             .text("decision", decision)
             .known("why", answer.why);
-        self.world.audit.record(record);
+        self.world.audit.record(match answer.question {
+            Some(_) => record,
+            None => record.known("parse_error", answer.why).base64("raw_base64", packet),
+        });
     }
 
     async fn serve_udp(self: Arc<Server>, socket: UdpSocket) {
@@ -268,7 +281,7 @@ impl Server {
             Step::Nothing => {}
             Step::Answer(answer) => {
                 self.send(socket, from, &answer.bytes);
-                self.record(&client, &answer, None, now);
+                self.record(&client, packet, &answer, None, now);
             }
             Step::Forward(query, place) => {
                 let socket = socket.clone();
@@ -276,7 +289,8 @@ impl Server {
                 tasks.spawn(async move {
                     let Some((answer, outcome)) = self.forward(&query, place, Transport::Udp).await else { return };
                     self.send(&socket, from, &answer.bytes);
-                    self.record(&client, &answer, Some(outcome), now);
+                    // Only what was read is forwarded.
+                    self.record(&client, &[], &answer, Some(outcome), now);
                 });
             }
         }
@@ -334,15 +348,9 @@ impl Server {
 
     /// A place for one more connection of `ip`, if there is one.
     fn open(self: &Arc<Server>, ip: Ipv4Addr) -> Option<Open> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = peers.values().sum();
-        let count = peers.get(&ip).copied().unwrap_or(0);
-        if total >= CONNECTIONS_MAX || count >= CONNECTIONS_PER_PEER_MAX {
-            return None;
-        }
-        peers.insert(ip, count + 1);
+        let place = self.connections.take(ip).ok()?;
         self.metrics.connections.inc();
-        Some(Open { server: self.clone(), ip })
+        Some(Open { server: self.clone(), _place: place })
     }
 
     /// Answers the queries of one connection in turn, until it is quiet for too long.
@@ -364,7 +372,7 @@ impl Server {
             let length = u16::try_from(answer.bytes.len()).map_err(io::Error::other)?;
             let message = [&length.to_be_bytes(), &answer.bytes[..]].concat();
             let sent = tokio::time::timeout(IDLE_MAX, stream.write_all(&message)).await;
-            self.record(&client, &answer, outcome, now);
+            self.record(&client, &packet, &answer, outcome, now);
             sent??;
         }
     }
@@ -384,19 +392,12 @@ async fn read(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 /// The place of one connection, given back when dropped.
 struct Open {
     server: Arc<Server>,
-    ip: Ipv4Addr,
+    _place: Place,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.server.metrics.connections.dec();
-        let mut peers = self.server.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = peers.get_mut(&self.ip) {
-            *count -= 1;
-            if *count == 0 {
-                peers.remove(&self.ip);
-            }
-        }
     }
 }
 

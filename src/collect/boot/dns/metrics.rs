@@ -5,7 +5,7 @@
 //! | `greypit_dns_queries_total{proto}` | queries taken, by `udp` and `tcp` |
 //! | `greypit_dns_answers_total{rcode}` | answers sent, forwarded ones too |
 //! | `greypit_dns_dropped_total{reason}` | without an answer: `foreign` (of no network of ours), `rate`, `short`, `response`, `send` |
-//! | `greypit_dns_forwarded_total{outcome}` | asked of `boot.dns.forward`: `answered`, `failed` (no server answered), `busy` (too many at once) |
+//! | `greypit_dns_forwarded_total{outcome}` | asked of `boot.dns.forward`: `answered`, `failed` (no server answered), and not asked: `busy` (too many at once), `busy_client` (too many of one client) |
 //! | `greypit_dns_forward_seconds` | how long the servers took, all tries together |
 //! | `greypit_dns_forwards`, `greypit_dns_forwards_max` | under way, and the limit |
 //! | `greypit_dns_connections`, `greypit_dns_connections_max` | over TCP, and the limit |
@@ -40,7 +40,7 @@ impl Dropped {
         Dropped::Send,
     ];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Dropped::Foreign => "foreign",
             Dropped::Rate => "rate",
@@ -56,17 +56,22 @@ impl Dropped {
 pub(super) enum Forwarded {
     Answered,
     Failed,
+    /// All places are taken.
     Busy,
+    /// Those of its client are.
+    BusyClient,
 }
 
 impl Forwarded {
-    pub(super) const ALL: [Forwarded; 3] = [Forwarded::Answered, Forwarded::Failed, Forwarded::Busy];
+    pub(super) const ALL: [Forwarded; 4] =
+        [Forwarded::Answered, Forwarded::Failed, Forwarded::Busy, Forwarded::BusyClient];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Forwarded::Answered => "answered",
             Forwarded::Failed => "failed",
             Forwarded::Busy => "busy",
+            Forwarded::BusyClient => "busy_client",
         }
     }
 }

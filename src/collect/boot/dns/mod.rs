@@ -9,10 +9,12 @@
 //!
 //! Promises: it is no open resolver, since only addresses in our networks, this machine's own and loopback get an answer
 //! at all, others are counted. The one policy holds: a machine that may not boot is REFUSED. Each answer, error and refusal
-//! is one `dns` event; what is dropped is counted only, so a flood does not fill the archive.
+//! is one `dns` event, and so is what is no query, with its bytes; what is dropped for its source or its rate is counted
+//! only, so a flood does not fill the archive.
 //!
 //! Limits: queries of [`listen::QUERY_BYTES_MAX`] bytes, answers as [`answer`] says, `boot.dns.max_rate_per_client`,
-//! [`forward::FORWARDS_MAX`] forwarded at once, [`listen::CONNECTIONS_MAX`] TCP connections,
+//! [`forward::FORWARDS_MAX`] forwarded at once, [`forward::FORWARDS_PER_CLIENT_MAX`] of one client,
+//! [`listen::CONNECTIONS_MAX`] TCP connections,
 //! [`listen::CONNECTIONS_PER_PEER_MAX`] of one client, each at most [`listen::IDLE_MAX`] quiet.
 
 mod answer;

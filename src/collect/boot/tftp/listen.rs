@@ -98,12 +98,15 @@ pub(super) fn arrived(door: &Arc<Door>, shared: &Arc<Shared>, packet: &[u8], cli
             answer(door, &error(Code::Illegal, "only octet and netascii"), client);
             refused(shared, client, Outcome::Refused, "unknown mode");
         }
-        Err(_) => metrics.ignored(Ignored::Malformed),
+        Err(problem) => {
+            metrics.ignored(Ignored::Malformed);
+            malformed(shared, client, packet, problem);
+        }
     }
 }
 
 fn begin(door: &Arc<Door>, shared: &Arc<Shared>, request: &[u8], client: SocketAddrV4) {
-    let ticket = match shared.table.ask(door.address, client, request) {
+    let ticket = match shared.table.ask(door.address, client, request, Instant::now()) {
         Asked::New(ticket) => ticket,
         Asked::Repeated => return shared.metrics.ignored(Ignored::Repeated),
         Asked::Busy => {
@@ -143,6 +146,15 @@ fn answer(door: &Door, packet: &[u8], client: SocketAddrV4) {
     if let Err(error) = sent {
         tracing::debug!(%error, %client, "tftp: cannot answer");
     }
+}
+
+/// Records what is no packet of TFTP.
+fn malformed(shared: &Shared, client: SocketAddrV4, packet: &[u8], problem: WireError) {
+    let (world, now) = (&shared.world, Timestamp::now());
+    let (served, _) = world.identify(*client.ip(), now);
+    let record = world.record(TFTP, &served, served.session.clone(), now).text("decision", "none");
+    let record = record.text("why", "malformed").text("parse_error", problem).base64("raw_base64", packet);
+    world.audit.record(record);
 }
 
 /// Records a request that became no transfer.

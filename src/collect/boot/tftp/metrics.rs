@@ -24,6 +24,8 @@ pub(super) enum Outcome {
     Gone,
     /// The client began another transfer from the same port.
     Replaced,
+    /// The client had not answered, and another one needed the place.
+    Displaced,
     /// Longer than `boot.tftp.max_duration`.
     TooLong,
     /// The file could not be read to its end, or packets not be sent.
@@ -39,13 +41,14 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [Outcome; 12] = [
+    const ALL: [Outcome; 13] = [
         Outcome::Complete,
         Outcome::Probed,
         Outcome::Aborted,
         Outcome::Timeout,
         Outcome::Gone,
         Outcome::Replaced,
+        Outcome::Displaced,
         Outcome::TooLong,
         Outcome::Failed,
         Outcome::Stopped,
@@ -62,6 +65,7 @@ impl Outcome {
             Outcome::Timeout => "timeout",
             Outcome::Gone => "gone",
             Outcome::Replaced => "replaced",
+            Outcome::Displaced => "displaced",
             Outcome::TooLong => "too_long",
             Outcome::Failed => "failed",
             Outcome::Stopped => "stopped",
@@ -72,7 +76,7 @@ impl Outcome {
     }
 }
 
-/// Why a packet got no answer and became no event.
+/// Why a packet got no answer; of these only what is malformed becomes an event, and not within a transfer, which is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ignored {
     /// Not from one of our networks.

@@ -17,6 +17,11 @@
 //! Limits: `boot.tftp.max_transfers` threads of 256 KiB stack, 256 KiB of file read ahead and a window of at most 1 MiB;
 //! `max_transfers_per_client`; `max_file`; `max_duration`; a request of 1024 bytes; 5 retransmissions of the same in a
 //! row. A peer outside of our networks gets no answer, nor does a request above the limits (it comes again by itself).
+//! Whose client has not answered within 15 seconds is gone, and gives its place up sooner where others need it, see
+//! `table`; it looks every 50 milliseconds, and so long there may be a thread more.
+//!
+//! What that does not help against: in single-port mode, where the port is known, whoever can send in another's name can
+//! acknowledge in its name too.
 //!
 //! End: no new transfers; those that go on have two seconds, then the client is told.
 

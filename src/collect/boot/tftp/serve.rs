@@ -32,6 +32,9 @@ const COUNTED_BYTES_MAX: u64 = 256 << 20;
 /// How often a waiting transfer looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// The same while its client has not answered: so soon after it gave its place up it is gone.
+const LOOK_OPENING: Duration = Duration::from_millis(50);
+
 /// How long transfers may go on once greypit ends.
 pub(super) const STOPPING_MAX: Duration = Duration::from_secs(2);
 
@@ -177,10 +180,14 @@ impl Line<'_> {
             }
             let now = Instant::now();
             if let Some((outcome, why)) = self.is_over(now) {
-                self.peer.send_once(&error(Code::Undefined, why));
+                // Whoever has not answered may not be there, and if it is, it asks again by itself.
+                if outcome != Outcome::Displaced {
+                    self.peer.send_once(&error(Code::Undefined, why));
+                }
                 return (outcome, Some(why.to_owned()));
             }
-            let wait = transfer.deadline().saturating_duration_since(now).min(LOOK);
+            let look = if begun { LOOK } else { LOOK_OPENING };
+            let wait = transfer.deadline().saturating_duration_since(now).min(look);
             step = match self.peer.receive(&mut buf, wait) {
                 Ok(Received::Packet(bytes)) => match Packet::parse(&buf[..bytes]) {
                     // In single-port mode requests come here too.
@@ -240,6 +247,9 @@ impl Line<'_> {
         let shared = self.shared;
         if self.ticket.entry.replaced.load(Ordering::Relaxed) {
             return Some((Outcome::Replaced, "another transfer from the same port"));
+        }
+        if self.ticket.entry.is_displaced() {
+            return Some((Outcome::Displaced, "no answer, and others need the place"));
         }
         if shared.stopped_at().is_some_and(|at| now >= at + STOPPING_MAX) {
             return Some((Outcome::Stopped, "the server ends"));

@@ -359,15 +359,18 @@ fn limits_are_counted_and_strangers_get_nothing() {
     let mut first = Client::new(&served);
     first.ask("kernel", "octet", &[]);
     first.receive();
+    first.ack(1);
+    first.data(2);
     let second = Client::new(&served);
     second.ask("kernel", "octet", &[]);
     let event = served.event();
     assert_eq!((&event["outcome"], &event["decision"]), (&"busy".into(), &"refused".into()));
     assert!(served.metric("greypit_tftp_transfers 1\n"));
     second.socket.send_to(b"\0\x01kernel", served.address).unwrap();
+    let event = served.event();
+    assert_eq!((&event["parse_error"], &event["raw_base64"]), (&"cut off".into(), &"AAFrZXJuZWw=".into()), "{event}");
+    assert_eq!((&event["addr"], &event["decision"]), (&"127.0.0.1".into(), &"none".into()));
     second.socket.send_to(b"\0\x04\0\x01", served.address).unwrap();
-    first.ack(1);
-    first.data(2);
     first.ack(2);
     assert_eq!(served.event()["outcome"], "complete");
     assert!(served.metric("greypit_tftp_ignored_total{reason=\"malformed\"} 1\n"));
@@ -378,6 +381,33 @@ fn limits_are_counted_and_strangers_get_nothing() {
 
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(outside(dir.path()), 1);
+}
+
+#[test]
+fn who_never_answers_gives_its_place_to_others_and_who_has_answered_does_not() {
+    for mode in ["", "tftp.single_port = true\n"] {
+        let mut served = serve(&format!("{mode}tftp.max_transfers = 2\ntftp.max_transfers_per_client = 2"));
+        let content = served.file("kernel", 1000);
+        let mut slow = Client::new(&served);
+        slow.ask("kernel", "octet", &[]);
+        slow.receive();
+        slow.ack(1);
+        slow.data(2);
+        let mut silent = Client::new(&served);
+        silent.ask("kernel", "octet", &[]);
+        silent.receive();
+        // Sent again: some time has passed.
+        silent.receive();
+        assert!(Client::new(&served).fetch("kernel", "octet", &[]).1 == content, "{mode}");
+        let events = [served.event(), served.event()];
+        let outcomes = events.each_ref().map(|event| event["outcome"].as_str().unwrap());
+        assert!(outcomes.contains(&"complete") && outcomes.contains(&"displaced"), "{outcomes:?}");
+        slow.ack(2);
+        let event = served.event();
+        assert_eq!((&event["outcome"], &event["bytes"]), (&"complete".into(), &1000.into()));
+        assert!(served.metric("greypit_tftp_transfers_total{outcome=\"busy\"} 0\n"));
+        served.end();
+    }
 }
 
 /// Sends a request to a server for 10.77.0.0/24 from loopback; how many were ignored.

@@ -10,7 +10,7 @@
 //! * What is not acknowledged within the timeout is sent again, up to [`RETRANSMITS_MAX`] times in a row, the timeout
 //!   doubled each time. So [`RETRANSMITS_MAX`] + 2 windows a block are the most that can be sent.
 //! * A client that has not answered at all within [`OPENING_MAX`] is gone, whatever timeout it asked for: anybody can send
-//!   a request in somebody's name, and none of them is to keep a place for an hour.
+//!   a request in somebody's name. A client that is there and so slow asks again, and has another transfer.
 //! * Block numbers have 16 bits on the wire and 64 here: behind 65,535 they go on with 0.
 
 use std::io::{self, Read};
@@ -21,8 +21,9 @@ use super::wire::{DATA_HEADER, Packet, data_header};
 /// How often in a row the same is sent again.
 pub(super) const RETRANSMITS_MAX: u32 = 5;
 
-/// How long the first answer may take: all retransmissions where the client asks for no timeout of its own.
-pub(super) const OPENING_MAX: Duration = Duration::from_secs(63);
+/// How long the first answer may take: firmware takes a second or two at most. Three retransmissions where the client asks
+/// for no timeout of its own.
+pub(super) const OPENING_MAX: Duration = Duration::from_secs(15);
 
 /// What was agreed upon.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,9 @@ use hickory_proto::rr::{Name, RData, Record as Rr, RecordType};
 
 use super::*;
 use crate::collect::boot::dns;
+use crate::collect::boot::dns::forward::FORWARDS_PER_CLIENT_MAX;
 use crate::collect::boot::machines::{Machine, Machines};
-use crate::collect::boot::world::testing::world;
+use crate::collect::boot::world::testing::{shows, world};
 
 /// Longer than anything here takes on any machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -19,6 +20,7 @@ const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 struct Bench {
     address: SocketAddr,
     queue: Queue,
+    registry: Registry,
     server: Arc<Server>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -27,6 +29,10 @@ struct Bench {
 
 impl Bench {
     async fn start(section: &str, upstreams: &[SocketAddr]) -> Bench {
+        Bench::patient(section, upstreams, Duration::from_millis(300)).await
+    }
+
+    async fn patient(section: &str, upstreams: &[SocketAddr], patience: Duration) -> Bench {
         let mut machines = Machines::default();
         let ip = Some(Ipv4Addr::new(127, 0, 0, 10));
         machines.add(LOOPBACK, Machine { hostname: "web1".into(), ip, ..Machine::default() });
@@ -39,13 +45,13 @@ impl Bench {
         );
         let world = Arc::new(world);
         let stop = CancellationToken::new();
-        let forwarder = Forwarder::new(upstreams.to_vec()).with_patience(Duration::from_millis(300));
+        let forwarder = Forwarder::new(upstreams.to_vec()).with_patience(patience);
         let server = Server::new(world, forwarder, &registry, stop.clone()).unwrap();
         let (udp, tcp) = dns::open(LOOPBACK, 0).unwrap();
         let address = udp.local_addr().unwrap();
         let (udp, tcp) = (UdpSocket::from_std(udp).unwrap(), TcpListener::from_std(tcp).unwrap());
         let tasks = vec![tokio::spawn(server.clone().serve_udp(udp)), tokio::spawn(server.clone().serve_tcp(tcp))];
-        Bench { address, queue, server, stop, tasks, _root: root }
+        Bench { address, queue, registry, server, stop, tasks, _root: root }
     }
 
     async fn udp(&self, query: &Message) -> Message {
@@ -154,6 +160,29 @@ async fn strangers_and_those_who_ask_too_often_are_counted_and_get_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_query_is_an_event_with_its_bytes() {
+    let mut bench = Bench::start("", &[]).await;
+    let socket = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
+    let packets: [(&[u8], _, _); 3] = [
+        (b"abc", "short", "YWJj"),
+        (b"\0\x07\x80\0\0\0\0\0\0\0\0\0", "response", "AAeAAAAAAAAAAAAA"),
+        (b"\0\x07\0\0\0\0\0\0\0\0\0\0", "not one question", "AAcAAAAAAAAAAAAA"),
+    ];
+    for (packet, problem, raw) in packets {
+        socket.send_to(packet, bench.address).await.unwrap();
+        let event = bench.event().await;
+        assert_eq!((&event["parse_error"], &event["raw_base64"]), (&problem.into(), &raw.into()), "{event}");
+        assert_eq!((&event["proto"], &event["addr"]), (&"udp".into(), &"127.0.0.1".into()));
+        assert_eq!((event["decision"] == "none", event["why"] == problem), (event["rcode"].is_null(), true));
+    }
+    // Only the last one has an answer.
+    let mut buffer = [0; 100];
+    let length = tokio::time::timeout(SOON, socket.recv(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(buffer[..length], *b"\0\x07\x80\x01\0\0\0\0\0\0\0\0");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_client_has_its_connections_and_no_more() {
     let bench = Bench::start("", &[]).await;
     let open: Vec<_> = (0..=CONNECTIONS_PER_PEER_MAX).map(|_| bench.server.open(LOOPBACK)).collect();
@@ -204,6 +233,35 @@ async fn the_next_server_is_asked_when_one_is_silent_or_fails_and_servfail_is_th
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     let event = bench.event().await;
     assert_eq!((&event["decision"], &event["rcode"]), (&"failed".into(), &"SERVFAIL".into()));
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_nobody_answers_leaves_places_for_others() {
+    let half_dead = upstream(|query| match query.queries[0].name.to_string().as_str() {
+        "www.example.org." => vec![right(&query)],
+        _ => Vec::new(),
+    });
+    // Nobody's patience ends before the test does.
+    let mut bench = Bench::patient("dns.max_rate_per_client = 0", &[half_dead], 10 * SOON).await;
+    let greedy = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
+    let unanswered = query("dead.example.org.", RecordType::A).to_vec().unwrap();
+    for _ in 0..=FORWARDS_PER_CLIENT_MAX {
+        greedy.send_to(&unanswered, bench.address).await.unwrap();
+    }
+    let mut buffer = [0; 2048];
+    let (length, _) = tokio::time::timeout(SOON, greedy.recv_from(&mut buffer)).await.unwrap().unwrap();
+    let answer = Message::from_vec(&buffer[..length]).unwrap();
+    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    let event = bench.event().await;
+    assert_eq!((&event["decision"], &event["why"]), (&"failed".into(), &"too many queries of this client wait".into()));
+    assert!(shows(&bench.registry, "greypit_dns_forwarded_total{outcome=\"busy_client\"} 1\n"));
+
+    let other = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).await.unwrap();
+    let packet = query("www.example.org.", RecordType::A).to_vec().unwrap();
+    other.send_to(&packet, bench.address).await.unwrap();
+    let (length, _) = tokio::time::timeout(SOON, other.recv_from(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(Message::from_vec(&buffer[..length]).unwrap().answers[0].data.to_string(), "192.0.2.1");
     bench.stop().await;
 }
 

@@ -71,7 +71,8 @@ fn with_options_block_0_comes_first() {
 
 #[test]
 fn timeouts_double_and_end() {
-    let (mut transfer, begun) = begin(10, terms(512, 1, false));
+    let (mut transfer, begun) = begin(10, terms(512, 1, true));
+    assert_eq!(ack(&mut transfer, 0, begun), [1]);
     let mut now = begun;
     for retransmit in 0..RETRANSMITS_MAX {
         assert_eq!(transfer.deadline() - now, TIMEOUT * 2u32.pow(retransmit));
@@ -87,13 +88,20 @@ fn timeouts_double_and_end() {
 }
 
 #[test]
-fn who_never_answers_is_gone_after_a_minute_whatever_it_asked_for() {
+fn who_never_answers_is_gone_soon_whatever_it_asked_for() {
+    for (timeout_s, sent_at_s) in [(1, &[1, 3, 7][..]), (4, &[4, 12]), (10, &[10]), (40, &[])] {
+        for options in [true, false] {
+            let terms = Terms { timeout: Duration::from_secs(timeout_s), ..terms(512, 1, options) };
+            let (mut transfer, begun) = begin(1024, terms);
+            for at in sent_at_s {
+                assert_eq!(transfer.deadline() - begun, Duration::from_secs(*at));
+                assert!(matches!(transfer.late(transfer.deadline()), Step::Send));
+            }
+            assert_eq!(transfer.deadline() - begun, OPENING_MAX);
+            assert!(matches!(transfer.late(transfer.deadline()), Step::End(End::TimedOut)));
+        }
+    }
     let long = Terms { timeout: Duration::from_secs(40), ..terms(512, 1, true) };
-    let (mut transfer, begun) = begin(1024, long.clone());
-    let now = transfer.deadline();
-    assert!(matches!(transfer.late(now), Step::Send));
-    assert_eq!(transfer.deadline() - begun, OPENING_MAX);
-    assert!(matches!(transfer.late(transfer.deadline()), Step::End(End::TimedOut)));
     // Who has answered has the time that it asked for.
     let (mut transfer, begun) = begin(1024, long);
     assert_eq!(ack(&mut transfer, 0, begun), [1]);
