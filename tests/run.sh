@@ -59,7 +59,9 @@ if [ -z "$quick" ]; then
     if parts_complete; then
         workspace+=(--features greypit/real)
     fi
-    # Kept by tests of an earlier run that failed.
+    # Kept by tests of an earlier run that failed, and the disks of those that were killed.
+    awk -v below="${CARGO_TARGET_DIR:?}/tmp/" 'index($2, below) == 1 { print $2 }' /proc/mounts |
+        while read -r disk; do umount --lazy "$disk"; done
     rm -rf "${CARGO_TARGET_DIR:?}/tmp"
 fi
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use greypit::collect::syslog::listen::{Config, DRAIN_MAX, Tls, bind, spawn};
+use greypit::collect::syslog::listen::{Config, Tls, bind, spawn};
 use greypit_pipeline::Submit;
 use greypit_pipeline::submit::testing::{self, Queue};
 use prometheus::Registry;
@@ -26,8 +26,11 @@ mod rules;
 #[path = "syslog/tls.rs"]
 mod tls;
 
-/// How long anything may take.
-const LIMIT: Duration = Duration::from_secs(20);
+/// How long anything may take: it only ends what hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+/// In this time a stop that waits a few times for `DRAIN_MAX` has ended, on any machine, and one that waits for
+/// each message has not.
+const STOPPED: Duration = Duration::from_secs(60);
 /// How long to look for a group that is not expected.
 const NOTHING: Duration = Duration::from_millis(1);
 
@@ -230,7 +233,7 @@ fn stopping_with_a_full_queue_ends_in_time_and_counts_what_it_held() {
     let rest: String = (1..100).map(|i| line(i) + "\n").collect();
     client.write_all(rest.as_bytes()).unwrap();
     let took = rig.end();
-    assert!(took < 3 * DRAIN_MAX, "{took:?}");
+    assert!(took < STOPPED, "{took:?}");
     assert_eq!(rig.messages(), 100);
     assert_eq!(rig.take_waiting() + rig.dropped("stopping"), 100);
     assert!(rig.dropped("stopping") > 0);
@@ -260,7 +263,7 @@ fn a_sender_that_never_pauses_does_not_hold_up_the_end() {
     });
     rig.until("it is at it", |rig| rig.messages() > 1000);
     let took = rig.end();
-    assert!(took < 3 * DRAIN_MAX, "{took:?}");
+    assert!(took < STOPPED, "{took:?}");
     sender.join().unwrap();
     ended.cancel();
     assert_eq!(taker.join().unwrap(), rig.messages());

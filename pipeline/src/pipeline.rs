@@ -61,7 +61,18 @@ pub struct Pipeline {
     metrics: Metrics,
     shared: Arc<Shared>,
     /// Held as long as the pipeline runs: one process a spool.
-    _lock: Arc<File>,
+    _lock: Arc<Lock>,
+}
+
+/// The lock of a spool's folder.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing is not enough: a program that is started at this moment has the file open for a moment more.
+    fn drop(&mut self) {
+        let _closed_in_any_case = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// What takes events out of the spool.
@@ -268,12 +279,12 @@ pub fn check_node(node: &str) -> Result<()> {
     Err(Error::Config { key: "node".into(), problem })
 }
 
-fn lock(folder: &Path) -> Result<File> {
+fn lock(folder: &Path) -> Result<Lock> {
     let path = folder.join("lock");
     let file =
         File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io("open", &path))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(_) => Err(Error::Config {
             key: "data_dir".into(),
             problem: format!(

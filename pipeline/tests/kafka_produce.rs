@@ -38,7 +38,7 @@ async fn every_event_is_in_its_topic_in_order_with_key_timestamp_and_headers() {
     );
     assert_eq!((first.headers["kind"].as_str(), first.headers["node"].as_str()), ("to", "mx1"));
     assert_eq!(first.headers["ts"], "2026-11-20T12:00:00Z");
-    assert!((first.timestamp_ms - jiff::Timestamp::now().as_millisecond()).abs() < 60_000);
+    assert!((first.timestamp_ms - jiff::Timestamp::now().as_millisecond()).abs() < 3_600_000);
     assert_eq!(setup.read(FROM, 100).len(), 100);
     assert_eq!(setup.segments(), 1, "what is delivered is freed");
 }
@@ -130,13 +130,16 @@ async fn brokers_come_and_go_and_the_order_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_that_is_gone_in_the_middle_goes_on_where_it_was() {
     let setup = Setup::new(1);
-    setup.cluster.broker_round_trip_time(1, Duration::from_millis(20)).unwrap();
+    let answers_after = |time| setup.cluster.broker_round_trip_time(1, time).unwrap();
     let mut life = setup.start();
     for round in 0..5 {
+        // Long enough to be seen on its way.
+        answers_after(Duration::from_secs(2));
         life.submit(TO, round * 2000..round * 2000 + 2000).await;
         life.pipeline.submit().durable().await.unwrap();
         until("some of it", || life.figure("greypit_kafka_in_flight_events") > 0.0).await;
         drop(life);
+        answers_after(Duration::from_millis(20));
         let mut next = None;
         until("the next life", || {
             next = setup.try_start_with(|_| ()).ok();

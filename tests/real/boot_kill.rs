@@ -22,12 +22,14 @@ use support::wait_for;
 const CARDS: usize = 230;
 const AT_ONCE: usize = 48;
 const POOL: &str = "10.77.0.10-10.77.0.209";
-/// A client asks again after this time.
+/// A client asks again after this time, then after twice as long, and so on (RFC 2131, 4.1), up to
+/// [`PATIENCE_MAX`]: where answers take long they are waited for.
 const PATIENCE: Duration = Duration::from_millis(250);
+const PATIENCE_MAX: Duration = Duration::from_secs(8);
 /// How often it asks for what it was offered.
 const TRIES: u32 = 4;
 /// How long all may wait for one more ACK: greypit starts meanwhile.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 #[test]
 fn no_address_is_given_twice_and_no_lease_is_lost() {
@@ -114,6 +116,14 @@ enum Step {
     Reboot(Ipv4Addr),
 }
 
+impl Card {
+    /// Until it asks again.
+    fn patience(&self) -> Duration {
+        let times = 1 << self.tries.saturating_sub(1).min(8);
+        PATIENCE_MAX.min(PATIENCE * times)
+    }
+}
+
 impl Storm {
     fn new(socket: UdpSocket, random: Random) -> Self {
         socket.set_read_timeout(Some(Duration::from_millis(2))).expect("a timeout");
@@ -147,7 +157,7 @@ impl Storm {
     /// Every client that has an address comes back to it.
     fn all_come_back(&mut self) {
         let end = Instant::now() + LIMIT;
-        self.cards.iter_mut().for_each(|card| card.step = Step::Idle);
+        self.cards.iter_mut().for_each(|card| (card.step, card.tries) = (Step::Idle, 0));
         for (ip, number) in self.holders.clone() {
             self.cards[number].step = Step::Reboot(ip);
             self.send(number);
@@ -209,7 +219,7 @@ impl Storm {
         }
         for number in 0..CARDS {
             let card = &mut self.cards[number];
-            if card.step == Step::Idle || card.sent.elapsed() < PATIENCE {
+            if card.step == Step::Idle || card.sent.elapsed() < card.patience() {
                 continue;
             }
             self.counts.again += 1;

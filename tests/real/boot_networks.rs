@@ -6,7 +6,7 @@ mod support;
 use serde_json::Value;
 use std::fs;
 use support::boot_server::{BootServer, SERVER};
-use support::capture::Capture;
+use support::capture::{Capture, Datagram};
 use support::dhcp::Client;
 use support::dnsmasq::Dnsmasq;
 use support::netns::{Host, INTERFACE, Wire};
@@ -134,6 +134,8 @@ fn listening_records_all_and_says_nothing() {
     });
     server.terminate();
     let records = server.records("dhcp");
+    let is_release = |datagram: &Datagram| message(&datagram.payload) == Some("release");
+    wait_for("the release in the capture", || capture.datagrams().iter().any(is_release).then_some(()));
     let sent = capture.finish();
     let seen: Vec<_> = of(&records, &host).map(|record| text(record, "message")).collect();
     // udhcpc may ask for its renewal twice: it is not quick enough for the answer.

@@ -13,10 +13,7 @@ use support::{boot, linux, run, wait_for};
 
 /// The machine's own syslog: a line to where its lease came from.
 const LINUX: &str = "
-syslogd -R $serverid:514
-until [ -S /dev/log ]; do usleep 20000; done
-logger -p daemon.notice I am up
-sleep 2
+/log $serverid 'I am up'
 ";
 
 #[test]

@@ -246,7 +246,8 @@ fn tftp_names_and_packets(server: &BootServer, good: &Host) {
     // It is told the size, or an error; never DATA.
     let answer = ask(&request(2, b"fine", b"octet\0"));
     assert_eq!(answer[..4], [0, 5, 0, 2], "a write: {}", answer.escape_ascii());
-    assert_eq!(server.series("greypit_tftp_transfers_total{outcome=\"write\"}"), 1);
+    let write = "greypit_tftp_transfers_total{outcome=\"write\"}";
+    wait_for("it to be counted", || (server.series(write) == 1).then_some(()));
     assert_eq!(ask(&request(1, b"fine", b"mail\0"))[..2], [0, 5]);
 
     let socket = good.enter(|| UdpSocket::bind("0.0.0.0:0")).expect("a port");
@@ -295,6 +296,7 @@ fn http_paths_and_requests(server: &BootServer, good: &Host) {
     for status in [400, 403, 404] {
         let wanted = paths.iter().filter(|(_, wanted)| *wanted == status).count() as u64;
         let series = format!("greypit_boot_http_requests_total{{status=\"{status}\"}}");
+        wait_for(&series, || (server.series(&series) >= wanted).then_some(()));
         assert_eq!(server.series(&series), wanted, "{status}");
     }
     for method in ["POST", "PUT", "DELETE", "CONNECT"] {

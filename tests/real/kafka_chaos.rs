@@ -14,6 +14,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 use support::farm::{Held, check_topics, properties, through, wait_committed};
@@ -37,7 +38,7 @@ const SESSION_MILLIS: u64 = 6_000;
 /// A sight is waited for so long, then it happens anyway.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Until everything has been shipped once nothing is broken any more.
-const SETTLE: Duration = Duration::from_secs(180);
+const SETTLE: Duration = Duration::from_secs(600);
 
 #[test]
 fn what_goes_in_is_in_the_store_once() {
@@ -129,7 +130,7 @@ struct Node {
     name: String,
     greypit: Greypit,
     collects: bool,
-    /// Of a collector, until the end.
+    /// Of a collector, from the beginning to the end.
     writer: Option<Writer>,
     state: State,
     /// Counters of the life that is going on, as last seen, and the sums of
@@ -158,7 +159,7 @@ const COUNTERS: [&str; 15] = [
 ];
 
 impl Node {
-    fn collector(number: usize, kafka: &Kafka, random: &mut Random) -> Self {
+    fn collector(number: usize, kafka: &Kafka) -> Self {
         let name = format!("mx{}", number + 1);
         let mut greypit = Greypit::new(&name);
         through(&mut greypit, kafka, &["collect"]);
@@ -168,9 +169,8 @@ impl Node {
         greypit.set("spool.segment_bytes", "64KiB");
         greypit.set("batch.window", "1s");
         greypit.set("kafka.topics.partitions", PARTITIONS);
-        let rotation = if number == 0 { Rotation::Numbers } else { Rotation::Dates };
-        let writer = Writer::start_slow(log, rotation, random.split(), 10);
-        Self::new(name, greypit, Some(writer))
+        File::create(&log).expect("a folder of ours");
+        Self::new(name, greypit, true)
     }
 
     fn shipper(number: usize, kafka: &Kafka) -> Self {
@@ -181,10 +181,10 @@ impl Node {
         greypit.set("batch.window", "1s");
         greypit.set("batch.max_bytes", "64KiB");
         greypit.set("batch.drain_timeout", "5s");
-        Self::new(name, greypit, None)
+        Self::new(name, greypit, false)
     }
 
-    fn new(name: String, mut greypit: Greypit, writer: Option<Writer>) -> Self {
+    fn new(name: String, mut greypit: Greypit, collects: bool) -> Self {
         let session = SESSION_MILLIS.to_string();
         properties(
             &mut greypit,
@@ -195,8 +195,25 @@ impl Node {
                 ("reconnect.backoff.max.ms", "1000"),
             ],
         );
-        let collects = writer.is_some();
-        Self { name, greypit, collects, writer, state: State::Absent, now: BTreeMap::new(), before: BTreeMap::new() }
+        Self {
+            name,
+            greypit,
+            collects,
+            writer: None,
+            state: State::Absent,
+            now: BTreeMap::new(),
+            before: BTreeMap::new(),
+        }
+    }
+
+    /// The log of a collector that runs begins, and it has seen that: what was rotated before it ever ran is not
+    /// its affair.
+    fn begin(&mut self, rotation: Rotation, random: Random) {
+        let metric = |name: &str| self.greypit.metric(name);
+        wait_for("the collector to follow its log", || (metric("greypit_maillog_files")? > 0.0).then_some(()));
+        let log = self.greypit.folder().join("log.d/maillog");
+        self.writer = Some(Writer::start_slow(log, rotation, random, 10));
+        wait_for("the first durable record", || (metric("greypit_spool_events_total")? > 0.0).then_some(()));
     }
 
     fn start(&mut self, random: &mut Random) {
@@ -227,7 +244,7 @@ impl Node {
         let status = self.greypit.end();
         assert!(status.code().is_some(), "{}: {status}", self.name);
         let took = began.elapsed();
-        assert!(took < Duration::from_secs(30), "{} took {took:?} to end", self.name);
+        assert!(took < Duration::from_secs(120), "{} took {took:?} to end", self.name);
         self.state = State::Down;
     }
 
@@ -299,7 +316,7 @@ impl Chaos {
         let kafka = Kafka::start_with(3, &[]);
         let store = S3Server::start();
         let proxy = FaultProxy::start(store.addr());
-        let mut nodes: Vec<_> = (0..COLLECTORS).map(|number| Node::collector(number, &kafka, &mut random)).collect();
+        let mut nodes: Vec<_> = (0..COLLECTORS).map(|number| Node::collector(number, &kafka)).collect();
         nodes.extend((0..SHIPPERS).map(|number| Node::shipper(number, &kafka)));
         for node in &mut nodes {
             node.greypit.env(store.env());
@@ -310,6 +327,10 @@ impl Chaos {
         }
         for node in &mut nodes[..COLLECTORS + SHIPPERS_AT_FIRST] {
             node.start(&mut random);
+        }
+        for (number, node) in nodes[..COLLECTORS].iter_mut().enumerate() {
+            let rotation = if number == 0 { Rotation::Numbers } else { Rotation::Dates };
+            node.begin(rotation, random.split());
         }
         Self {
             seed,
@@ -563,8 +584,9 @@ impl Chaos {
             wait_up_to(SETTLE, &format!("{} to have sent everything", node.name), || {
                 greypit.assert_alive();
                 let zero = |name: &str| greypit.metric(name) == Some(0.0);
-                let read = zero("greypit_maillog_lag_bytes")
-                    && greypit.metric("greypit_maillog_files").is_some_and(|files| files > 0.0);
+                // In this order: before it has looked at a file there is no lag either.
+                let read = greypit.metric("greypit_maillog_files").is_some_and(|files| files > 0.0)
+                    && zero("greypit_maillog_lag_bytes");
                 (read && zero("greypit_waiting_events")).then_some(())
             });
         }

@@ -24,6 +24,11 @@ use support::kafka::java;
 use support::net::free_port;
 use support::{Folder, Process, run, wait_for, wait_up_to};
 
+/// How long a broker may take to start.
+const START: Duration = Duration::from_secs(300);
+/// How long to wait for an answer before it is asked again.
+const TRY: Duration = Duration::from_secs(10);
+
 /// Stands in no output, log or metric.
 const PASSWORD: &str = "correct-horse-battery";
 
@@ -87,11 +92,39 @@ impl Secured {
         let process = self.process.insert(Process::spawn("Kafka", &mut command));
         let client: BaseProducer =
             ClientConfig::new().set("bootstrap.servers", local(self.open)).create().expect("a client");
-        wait_up_to(Duration::from_secs(120), "Kafka to answer", || {
+        wait_up_to(START, "Kafka to answer", || {
             process.assert_alive();
-            let metadata = client.client().fetch_metadata(None, Duration::from_secs(1)).ok()?;
+            let metadata = client.client().fetch_metadata(None, TRY).ok()?;
             (!metadata.brokers().is_empty()).then_some(())
         });
+        self.warm_up();
+    }
+
+    /// Comes in by every way once. The first one to do so waits for seconds: Java loads what it needs
+    /// then, and greypit waits for an answer no longer than it says.
+    fn warm_up(&self) {
+        let tls = [("ssl.certificate.location", "greypit.pem"), ("ssl.key.location", "greypit.key")];
+        let tls = tls.map(|(name, file)| (name, self.path(file)));
+        let sasl = |mechanism: &str, user: &str| {
+            [("sasl.mechanism", mechanism), ("sasl.username", user), ("sasl.password", PASSWORD)]
+                .map(|(name, value)| (name, value.to_owned()))
+        };
+        type Properties = [(&'static str, String)];
+        let ways: [(u16, &str, &Properties); 3] = [
+            (self.tls, "ssl", &tls),
+            (self.sasl, "sasl_ssl", &sasl("PLAIN", "plain")),
+            (self.sasl, "sasl_ssl", &sasl("SCRAM-SHA-512", "scram")),
+        ];
+        for (port, protocol, properties) in ways {
+            let mut config = ClientConfig::new();
+            config.set("bootstrap.servers", local(port)).set("security.protocol", protocol);
+            config.set("ssl.ca.location", self.path("ca.pem"));
+            for (name, value) in properties {
+                config.set(*name, value);
+            }
+            let client: BaseProducer = config.create().expect("a client");
+            wait_up_to(START, protocol, || client.client().fetch_metadata(None, TRY).ok().map(drop));
+        }
     }
 
     /// A greypit that may come in by TLS alone.
@@ -130,7 +163,7 @@ impl Secured {
         let admin: AdminClient<DefaultClientContext> =
             ClientConfig::new().set("bootstrap.servers", local(self.open)).create().expect("a client");
         let topics: Vec<_> = names.iter().map(|name| NewTopic::new(name, 2, TopicReplication::Fixed(1))).collect();
-        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(120)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let made = runtime.block_on(admin.create_topics(&topics, &options)).expect("Kafka answers");
         made.into_iter().for_each(|topic| drop(topic.expect("a new topic")));
@@ -158,7 +191,7 @@ impl Secured {
             );
             let queue = rd::rd_kafka_queue_new(client);
             rd::rd_kafka_CreateAcls(client, &mut acl, 1, ptr::null(), queue);
-            let event = rd::rd_kafka_queue_poll(queue, 30_000);
+            let event = rd::rd_kafka_queue_poll(queue, 120_000);
             assert!(!event.is_null(), "no answer");
             let mut count = 0;
             let results = rd::rd_kafka_CreateAcls_result_acls(rd::rd_kafka_event_CreateAcls_result(event), &mut count);
@@ -324,8 +357,10 @@ fn brokers_that_are_away_at_the_start_are_found_later() {
     let mut kafka = Secured::new();
     let mut greypit = kafka.by_sasl("SCRAM-SHA-512", "scram", PASSWORD);
     greypit.start();
-    let readiness = greypit.readiness().expect("it answers").to_string();
-    assert!(readiness.contains("Connection refused") && readiness.contains("see that the brokers run"), "{readiness}");
+    wait_for("it to say so", || {
+        let readiness = greypit.readiness()?.to_string();
+        (readiness.contains("Connection refused") && readiness.contains("see that the brokers run")).then_some(())
+    });
     kafka.run();
     wait_for("the topics", || {
         let (_, text) = check(&greypit);

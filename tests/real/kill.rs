@@ -11,7 +11,8 @@ mod support;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use support::greypit::Greypit;
@@ -19,15 +20,15 @@ use support::maillog::{Records, Rotation, Writer, differences, identity};
 use support::proxy::{FaultProxy, Mode};
 use support::random::{Random, seed};
 use support::s3::S3Server;
-use support::wait_up_to;
 use support::watch::{Change, Watch};
+use support::{WAIT, wait_for, wait_up_to};
 
-/// A moment that is waited for comes within this time, or the kill does.
+/// A moment that is waited for comes within this time after the start, or the kill does.
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// How often every phase must be hit.
 const HITS_MIN: u64 = 3;
 /// More kills than asked for, until it was.
-const MORE_MAX: u64 = 60;
+const MORE_MAX: u64 = 400;
 /// What was written this recently is still being fsynced, or followed by what
 /// comes next.
 const JUST_NOW: Duration = Duration::from_millis(25);
@@ -38,6 +39,7 @@ fn a_directory_holds_every_record_once() {
     println!("GREYPIT_KILL_SEED={seed}");
     let mut run = Run::new("dir", seed, Rotation::Dates);
     let objects = run.greypit.objects();
+    run.begin();
     for _ in 0..kills() / 2 {
         let moment = run.random_moment();
         run.life(&objects, None, moment);
@@ -70,6 +72,7 @@ fn s3_holds_every_record_once() {
     };
     let (mut behind_proxy, mut server_kills) = (0, 0);
     run.greypit.set("store.endpoint", endpoint.clone());
+    run.begin();
     for number in 0..kills() / 2 {
         if number % 8 == 5 {
             server_kills += 1;
@@ -169,7 +172,10 @@ struct Run {
     began: Instant,
     random: Random,
     greypit: Greypit,
-    writer: Writer,
+    log: PathBuf,
+    rotation: Rotation,
+    /// From the beginning to the end.
+    writer: Option<Writer>,
     kills: u64,
     /// A kill may fall into two.
     phases: BTreeMap<Phase, u64>,
@@ -182,7 +188,6 @@ struct Run {
 
 impl Run {
     fn new(name: &'static str, seed: u64, rotation: Rotation) -> Self {
-        let mut random = Random::new(seed);
         let mut greypit = Greypit::new(&format!("kill-{name}"));
         let log = greypit.folder().join("log.d/maillog");
         std::fs::create_dir(greypit.folder().join("log.d")).expect("a folder of ours");
@@ -191,21 +196,34 @@ impl Run {
         greypit.set("batch.max_bytes", "64KiB");
         greypit.set("batch.drain_timeout", "1m");
         greypit.set("spool.segment_bytes", "64KiB");
-        let writer = Writer::start(log, rotation, random.split());
         let (began, phases) = (Instant::now(), BTreeMap::new());
         Self {
             name,
             seed,
             began,
-            random,
+            random: Random::new(seed),
             greypit,
-            writer,
+            log,
+            rotation,
+            writer: None,
             kills: 0,
             phases,
             left_open: 0,
             objects: HashSet::new(),
             notes: String::new(),
         }
+    }
+
+    /// The log begins, and greypit has seen that: what was rotated before it ever ran is not its affair.
+    fn begin(&mut self) {
+        File::create(&self.log).expect("a folder of ours");
+        self.greypit.start();
+        wait_for("greypit to follow the log", || (self.greypit.metric("greypit_maillog_files")? > 0.0).then_some(()));
+        self.writer = Some(Writer::start(self.log.clone(), self.rotation, self.random.split()));
+        wait_for("the first durable record", || {
+            (self.greypit.metric("greypit_spool_events_total")? > 0.0).then_some(())
+        });
+        self.greypit.kill();
     }
 
     /// Half of the kills come at any time, half as soon as something is seen.
@@ -333,12 +351,13 @@ impl Run {
     /// Lets greypit come to the end of the log, and compares.
     fn finish(mut self) {
         let greypit = &mut self.greypit;
-        let written = self.writer.stop();
+        let written = self.writer.take().expect("it has begun").stop();
         greypit.start();
-        wait_up_to(Duration::from_secs(120), "greypit to read the log to its end", || {
+        wait_up_to(Duration::from_secs(600), "greypit to read the log to its end", || {
             greypit.assert_alive();
-            let caught_up = greypit.metric("greypit_maillog_lag_bytes") == Some(0.0)
-                && greypit.metric("greypit_maillog_files").is_some_and(|files| files > 0.0);
+            // In this order: before it has looked at a file there is no lag either.
+            let caught_up = greypit.metric("greypit_maillog_files").is_some_and(|files| files > 0.0)
+                && greypit.metric("greypit_maillog_lag_bytes") == Some(0.0);
             caught_up.then_some(())
         });
         greypit.terminate();
@@ -424,16 +443,20 @@ impl<'p> Life<'p> {
 
     /// Returns when it is time.
     fn wait(&mut self, greypit: &mut Greypit, moment: Moment) {
-        let began = Instant::now();
-        let (limit, wanted, mut times, later) = match moment {
+        let mut began = Instant::now();
+        // On a slow machine the start takes longer than anything that is waited for then.
+        let (mut limit, wanted, mut times, later) = match moment {
             Moment::After(delay) => (delay, None, 0, Duration::ZERO),
-            Moment::At(sight, times, later) => (PATIENCE, Some(sight), times, later),
+            Moment::At(sight, times, later) => (WAIT, Some(sight), times, later),
         };
         loop {
             let seen = self.look();
             times -= times.min(seen.iter().filter(|sight| Some(**sight) == wanted).count() as u64);
             if wanted.is_some() && times == 0 {
                 return std::thread::sleep(later);
+            }
+            if wanted.is_some() && limit > PATIENCE && self.runs(greypit) {
+                (began, limit) = (Instant::now(), PATIENCE);
             }
             if began.elapsed() >= limit {
                 return;
@@ -481,6 +504,15 @@ impl<'p> Life<'p> {
         }
     }
 
+    /// Whether it has started, as its log says.
+    fn runs(&self, greypit: &Greypit) -> bool {
+        let mut log = File::open(greypit.folder().join("log")).expect("the daemon's log file");
+        log.seek(SeekFrom::Start(self.log_before as u64)).expect("the daemon's log file");
+        let mut said = Vec::new();
+        log.read_to_end(&mut said).expect("the daemon's log file");
+        String::from_utf8_lossy(&said).contains("greypit runs")
+    }
+
     /// Where it was killed, as the files tell.
     fn phase(&self, greypit: &Greypit, killed: SystemTime) -> Phase {
         let ledger = Ledger::read(&self.spool);
@@ -498,7 +530,7 @@ impl<'p> Life<'p> {
         if objects.iter().any(|object| self.is_new(&temporary(object)) || (under_way && !object.exists())) {
             return Phase::Upload;
         }
-        let runs = greypit.log()[self.log_before..].contains("greypit runs");
+        let runs = self.runs(greypit);
         if changed && ledger.last_was_done {
             let ledger = std::fs::metadata(self.spool.join("ledger")).and_then(|file| file.modified());
             if ledger.is_ok_and(|written| is_just_before(written, killed)) {

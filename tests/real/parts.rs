@@ -301,6 +301,8 @@ impl Collector {
 
     fn udp() -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        // Room for all that is sent, even if nobody reads meanwhile.
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 16 << 20).expect("root may");
         let addr = socket.local_addr().expect("it is bound");
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&bytes);

@@ -1,6 +1,9 @@
 //! The fault proxy itself, in front of a plain HTTP server of a few lines.
 //! Needs no real part.
 
+#[path = "support/net.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod net;
 #[path = "support/proxy.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod proxy;
@@ -67,6 +70,11 @@ fn read_message(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     }
 }
 
+/// Only ends what hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+/// How long to look for an answer that is not to come.
+const NOTHING: Duration = Duration::from_millis(500);
+
 /// What a client sees.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
@@ -77,12 +85,16 @@ enum Seen {
 }
 
 fn request(proxy: &FaultProxy, method: &str, body: &[u8]) -> Seen {
+    request_within(LIMIT, proxy, method, body)
+}
+
+fn request_within(limit: Duration, proxy: &FaultProxy, method: &str, body: &[u8]) -> Seen {
     let mut stream = match TcpStream::connect(proxy.addr()) {
         Ok(stream) => stream,
         Err(e) if e.kind() == ErrorKind::ConnectionRefused => return Seen::Refused,
         Err(e) => panic!("{e}"),
     };
-    stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a time limit");
+    stream.set_read_timeout(Some(limit)).expect("a time limit");
     let head = format!(
         "{method} /key HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -150,7 +162,7 @@ fn refuses_and_comes_back_at_the_same_address() {
 fn hangs_until_the_mode_changes() {
     let (store, proxy) = start();
     proxy.set(Mode::Hang);
-    assert_eq!(request(&proxy, "PUT", b"x"), Seen::Nothing);
+    assert_eq!(request_within(NOTHING, &proxy, "PUT", b"x"), Seen::Nothing);
     let waiting = std::thread::scope(|scope| {
         let client = scope.spawn(|| {
             let mut stream = TcpStream::connect(proxy.addr()).expect("the proxy listens");

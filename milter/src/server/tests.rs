@@ -15,6 +15,9 @@ use super::{Milter, bind};
 use crate::config::{Config, Mode};
 use crate::transaction::{Ending, Sink};
 
+/// Longer than a mail server of these tests is silent by itself, on any machine.
+const IDLE: Span = Span::seconds(2);
+
 /// Far longer than any test takes: a hold of this length ends only because something ends it.
 const LONG: Span = Span::seconds(200);
 
@@ -65,7 +68,7 @@ impl Running {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), reached)
+        tokio::time::timeout(Duration::from_secs(120), reached)
             .await
             .unwrap_or_else(|_| panic!("{name} never was {value}"));
     }
@@ -103,7 +106,7 @@ impl Mta {
             self.0.read_exact(&mut answer).await.ok()?;
             Some(answer)
         };
-        tokio::time::timeout(Duration::from_secs(20), read).await.expect("an answer, or the end")
+        tokio::time::timeout(Duration::from_secs(120), read).await.expect("an answer, or the end")
     }
 
     async fn mail(&mut self) -> Option<Vec<u8>> {
@@ -289,7 +292,7 @@ async fn long_holds_of_postfix_are_kept_alive() {
 
 #[tokio::test]
 async fn a_silent_mail_server_is_gone_after_a_while_and_its_message_is_recorded() {
-    let running = Running::start(Config { idle_timeout: Span(Duration::from_millis(50)), ..Config::default() });
+    let running = Running::start(Config { idle_timeout: IDLE, ..Config::default() });
     let mut mta = Mta::connect(&running).await;
     assert_eq!(mta.mail().await.unwrap(), b"c");
     assert_eq!(mta.answer().await, None);
@@ -299,9 +302,8 @@ async fn a_silent_mail_server_is_gone_after_a_while_and_its_message_is_recorded(
 
 #[tokio::test]
 async fn a_hold_is_not_silence() {
-    let idle = Span(Duration::from_millis(50));
-    let hold = Span(Duration::from_millis(300));
-    let running = Running::start(Config { limit: 1, step: hold, idle_timeout: idle, ..Config::default() });
+    let hold = Span(2 * IDLE.0);
+    let running = Running::start(Config { limit: 1, step: hold, idle_timeout: IDLE, ..Config::default() });
     let mut mta = held(&running).await;
     assert!(is_refused(mta.answer().await));
 }

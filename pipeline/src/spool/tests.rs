@@ -230,11 +230,17 @@ fn full_life(folder: &Path) -> Arc<Shared> {
     let writer = Writer::new(folder, config, true, queue, recovered, shared.clone(), health.clone(), metrics);
     let thread = std::thread::spawn(move || writer.run());
     door.try_submit(group(0..9)).unwrap();
+    let state = || health.parts().remove("spool");
+    let is_held = |state: &Option<_>| matches!(state, Some(crate::health::State::Held { .. }));
+    let mut spool = state();
+    while spool.is_none() {
+        std::thread::yield_now();
+        spool = state();
+    }
     for _ in 0..40 {
+        assert!(is_held(&spool), "it never looks ready in between: {spool:?}");
         std::thread::sleep(Duration::from_millis(20));
-        let spool = health.parts().remove("spool");
-        let held = matches!(spool, Some(crate::health::State::Held { .. }));
-        assert!(held || spool.is_none(), "it never looks ready in between: {spool:?}");
+        spool = state();
     }
     assert!(!health.is_ready());
     assert_eq!(shared.unshipped_events(), 0, "nothing is taken");

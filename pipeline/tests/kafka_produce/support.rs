@@ -20,6 +20,9 @@ pub(crate) const TO: Kind = Kind::new("to");
 pub(crate) const FROM: Kind = Kind::new("from");
 pub(crate) const PARTITIONS: i32 = 4;
 
+/// Only ends what hangs.
+const LIMIT: Duration = Duration::from_secs(180);
+
 /// A cluster and the folder of a node.
 pub(crate) struct Setup {
     pub(crate) cluster: MockCluster<'static, DefaultProducerContext>,
@@ -109,7 +112,7 @@ impl Node {
         let kafka = kafka::Config { brokers, topic_prefix, ..kafka::Config::default() };
         let mut config = LifeConfig {
             kafka: Some(kafka),
-            batch: batch::Config { drain_timeout: Span::seconds(60), ..batch::Config::default() },
+            batch: batch::Config { drain_timeout: Span::seconds(300), ..batch::Config::default() },
             spool: spool::Config { segment_bytes: Size(64 << 10), ..spool::Config::default() },
             node: "mx1".into(),
         };
@@ -150,8 +153,8 @@ impl Node {
         consumer.assign(&assigned).unwrap();
         let (mut messages, began) = (Vec::new(), Instant::now());
         // What follows the last one that is asked for comes within a moment.
-        let mut patience = Duration::from_secs(60);
-        while began.elapsed() < Duration::from_secs(60) {
+        let mut patience = LIMIT;
+        while began.elapsed() < LIMIT {
             let Some(message) = consumer.poll(patience) else { break };
             // Brokers that are away for a while are none of our business here.
             let Ok(message) = message else { continue };
@@ -222,7 +225,7 @@ impl Life {
 pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what} did not happen");
+        assert!(began.elapsed() < LIMIT, "{what} did not happen");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -260,7 +260,7 @@ pub(crate) mod testing {
     /// Whether a line of the metrics is there soon: what is counted is counted beside us.
     pub(crate) fn shows(registry: &Registry, line: &str) -> bool {
         let shown = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
-        let end = std::time::Instant::now() + Duration::from_secs(10);
+        let end = std::time::Instant::now() + Duration::from_secs(120);
         while !shown().contains(line) {
             if std::time::Instant::now() > end {
                 return false;
@@ -272,7 +272,7 @@ pub(crate) mod testing {
 
     /// The next event of a queue.
     pub(crate) fn event(queue: &mut Queue) -> serde_json::Value {
-        let group = queue.next(Duration::from_secs(20)).expect("an event");
+        let group = queue.next(Duration::from_secs(120)).expect("an event");
         let (_, body) = group.iter().next().expect("one in the group");
         serde_json::from_slice(body).unwrap()
     }

@@ -3,8 +3,7 @@
 use super::conn::{Conn, Cut};
 use super::packet::{self, Reply};
 use super::play::{Target, client, message};
-use super::support::{wait_for, wait_up_to};
-use std::time::Duration;
+use super::support::wait_for;
 
 /// A mail server whose client has said HELO; none where greypit has no descriptor for it.
 fn attach(target: &Target) -> Option<Conn> {
@@ -52,7 +51,7 @@ pub(crate) fn full_spool() {
     let mut conn = attach(&target).expect("a mail server is served");
     let dropped = "greypit_milter_events_dropped_total{reason=\"queue_full\"}";
     let mut messages = 0;
-    wait_up_to(Duration::from_secs(60), "a full spool", || {
+    wait_for("a full spool", || {
         for _ in 0..50 {
             message(&mut conn, &recipients).expect("mail passes");
             messages += 1;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long a metric may take to get there before the case has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The line of the file where something was not as expected, and what.
 pub(crate) type Failed = (usize, String);

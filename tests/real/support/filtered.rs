@@ -205,10 +205,10 @@ impl Filtered {
             let took = since.elapsed();
             assert!(status.success(), "{status}");
             eprintln!("SIGTERM with 4 held and 5 open: ended after {took:?}");
-            assert!(took < Duration::from_secs(5), "ended after {took:?}");
             for held in held {
                 let (mut flood, attempts) = held.join().expect("no panic");
                 assert_pattern(&attempts, 0, 1);
+                assert!(attempts[0].took < Duration::from_secs(8), "the wait is cut short: {attempts:?}");
                 let attempts = self.send(&mut flood, 2);
                 self.assert_unseen(&attempts);
             }

@@ -2,12 +2,11 @@
 
 use super::net::free_port;
 use super::netns::Host;
-use super::{Folder, Process, run, wait_for};
+use super::{Folder, Process, WAIT, run, wait_for};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
 use toml::{Table, Value};
 
 /// A greypit with a folder of its own: config, log, spool and, unless the
@@ -294,8 +293,8 @@ impl Greypit {
 
 /// GET from an HTTP server: status and body, if it answers.
 pub(crate) fn get(server: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(5)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    let mut stream = TcpStream::connect_timeout(&server, WAIT).ok()?;
+    stream.set_read_timeout(Some(WAIT)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: greypit\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;

@@ -22,9 +22,11 @@ use std::process::Command;
 use std::time::Duration;
 
 /// How long a broker may take to answer one question.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(60);
+/// The same where it may be away, and is asked again.
+const TRY: Duration = Duration::from_secs(5);
 /// How long the cluster may take to be whole again after a broker came back.
-const WHOLE: Duration = Duration::from_secs(120);
+const WHOLE: Duration = Duration::from_secs(300);
 
 /// A running cluster, and its data.
 #[derive(Debug)]
@@ -94,6 +96,7 @@ impl Kafka {
                 enough = copies.div_ceil(2),
             );
             text += PROPERTIES;
+            text += if count == 1 { ALONE } else { AMONG_OTHERS };
             for (name, value) in properties {
                 writeln!(text, "{name}={value}").expect("a String takes everything");
             }
@@ -172,7 +175,7 @@ impl Kafka {
     }
 
     fn is_whole(&self, client: &BaseConsumer) -> bool {
-        let Ok(metadata) = client.fetch_metadata(None, Duration::from_secs(2)) else { return false };
+        let Ok(metadata) = client.fetch_metadata(None, TRY) else { return false };
         let partitions = || metadata.topics().iter().flat_map(|topic| topic.partitions());
         metadata.brokers().len() == self.brokers.len()
             && partitions()
@@ -189,7 +192,7 @@ impl Kafka {
         let mut config = self.config();
         config.set("bootstrap.servers", self.brokers[number].link.addr().to_string()).set("group.id", "ask");
         let client: BaseConsumer = config.create().expect("a client");
-        client.fetch_metadata(None, Duration::from_secs(2)).is_ok()
+        client.fetch_metadata(None, TRY).is_ok()
     }
 
     /// Ends the test if a broker has ended by itself.
@@ -280,7 +283,8 @@ impl Kafka {
     pub(crate) fn send(&self, topic: &str, partition: i32, key: &str, headers: &[(&str, &str)], value: &[u8]) {
         use rdkafka::message::{Header, OwnedHeaders};
         use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-        let producer: BaseProducer = self.config().create().expect("a producer");
+        // Once, also where the answer to it is late.
+        let producer: BaseProducer = self.config().set("enable.idempotence", "true").create().expect("a producer");
         let headers = headers
             .iter()
             .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
@@ -338,7 +342,7 @@ fn format(broker: &Broker) {
     run(command.arg(&broker.config));
 }
 
-/// Small, and quick to see that another broker is gone.
+/// Small.
 const PROPERTIES: &str = "\
 process.roles=broker,controller
 controller.listener.names=CONTROLLER
@@ -351,10 +355,18 @@ log.cleaner.dedupe.buffer.size=4194304
 offsets.topic.num.partitions=4
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
+";
+
+/// Quick to see that another broker is gone.
+const AMONG_OTHERS: &str = "\
 broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=500
 replica.lag.time.max.ms=4000
 ";
+
+/// Nobody could take over what it leads if it were thought to be gone. So long a broker that
+/// was killed waits before it may come back.
+const ALONE: &str = "broker.session.timeout.ms=10000\n";
 
 const LOG4J2: &str = r#"
 Configuration:

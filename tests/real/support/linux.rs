@@ -30,7 +30,7 @@ pub(crate) fn kernel() -> Vec<u8> {
 }
 
 /// The initrd: it takes a lease with udhcpc (`$ip`, `$siaddr`, `$serverid` and so on say
-/// which), runs the script with all of busybox's commands, and restarts the machine.
+/// which), runs the script with all of busybox's commands and `/log SERVER TEXT`, and restarts the machine.
 pub(crate) fn initrd(script: &str) -> Vec<u8> {
     let folder = Folder::new("initrd");
     for name in ["bin", "modules", "proc", "sys", "dev", "tmp", "etc"] {
@@ -44,6 +44,7 @@ pub(crate) fn initrd(script: &str) -> Vec<u8> {
     }
     program(&folder, "init", INIT);
     program(&folder, "hook", HOOK);
+    program(&folder, "log", LOG);
     program(&folder, "script", &format!("#!/bin/sh\n{script}\n"));
     archive(folder.path())
 }
@@ -69,6 +70,17 @@ for server in $dns; do echo nameserver $server; done >/etc/resolv.conf
 for name in ip subnet router dns serverid siaddr boot_file hostname domain lease; do
     eval echo \"$name=\\'\\$$name\\'\"
 done >/tmp/lease
+";
+
+/// Ends once the message has been sent, however long that takes.
+const LOG: &str = "#!/bin/sh
+syslogd -R $1:514
+until [ -S /dev/log ]; do usleep 20000; done
+sent() { awk '/^Udp: [0-9]/ { print $5 }' /proc/net/snmp; }
+before=$(sent)
+logger -p daemon.notice \"$2\"
+until [ $(sent) -gt $before ]; do usleep 20000; done
+sleep 1
 ";
 
 fn program(folder: &Folder, name: &str, text: &str) {

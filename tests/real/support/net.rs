@@ -1,8 +1,11 @@
 //! Loopback ports.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::net::TcpStream;
+use std::ops::Range;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Below the ports that the kernel hands to outgoing connections, so that no
@@ -10,25 +13,45 @@ use std::time::Duration;
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 12_000;
 
+/// Ports that a process takes for itself at once.
+const BLOCK: u16 = 100;
+
 /// A port that no socket has, TCP or UDP, at any address; each call gives
-/// another one.
+/// another one, also in test programs that run side by side.
 ///
 /// The kernel's tables are read, no socket is opened to try: a program that
 /// another thread starts at that moment would hold it for a while, and the
 /// port's user would find it taken.
 pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test programs that run side by side start at different places.
-    let start = std::process::id().wrapping_mul(37) % u32::from(COUNT);
+    static OURS: Mutex<Vec<Block>> = Mutex::new(Vec::new());
     let taken = ports_in_use();
-    for _ in 0..COUNT {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = FIRST + ((start + u32::from(step)) % u32::from(COUNT)) as u16;
-        if !taken.contains(&port) {
+    let mut ours = OURS.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if let Some(port) = ours.last_mut().and_then(|block| block.ports.find(|port| !taken.contains(port))) {
             return port;
         }
+        ours.push(Block::claim());
     }
-    panic!("no free port from {FIRST} on");
+}
+
+/// Ports that are this process' as long as it lives.
+struct Block {
+    ports: Range<u16>,
+    _claim: UnixDatagram,
+}
+
+impl Block {
+    /// The claim is a name that one socket may have, and that goes with it.
+    fn claim() -> Block {
+        const BLOCKS: u16 = COUNT / BLOCK;
+        let start = (std::process::id().wrapping_mul(37) % u32::from(BLOCKS)) as u16;
+        let claim = |number: u16| {
+            let first = FIRST + (start + number) % BLOCKS * BLOCK;
+            let name = SocketAddr::from_abstract_name(format!("greypit-tests-ports-{first}")).ok()?;
+            Some(Block { ports: first..first + BLOCK, _claim: UnixDatagram::bind_addr(&name).ok()? })
+        };
+        (0..BLOCKS).find_map(claim).unwrap_or_else(|| panic!("no free ports from {FIRST} on"))
+    }
 }
 
 /// The local ports of every socket of this network namespace (proc(5),
@@ -49,6 +72,6 @@ fn ports_in_use() -> Vec<u16> {
 }
 
 /// Whether something listens there.
-pub(crate) fn listens(addr: SocketAddr) -> bool {
+pub(crate) fn listens(addr: std::net::SocketAddr) -> bool {
     TcpStream::connect_timeout(&addr, Duration::from_millis(500)).is_ok()
 }

@@ -242,11 +242,14 @@ fn ip(arguments: &[&str]) -> String {
     run(Command::new(boot("bin/ip")).args(arguments).env("LD_LIBRARY_PATH", boot_libraries()))
 }
 
-/// Removes what tests left whose process is no more.
+/// Removes what tests left whose process is no more. Nothing is ours yet: what has our
+/// number is of one that had it before.
 fn remove_leftovers() {
     remove(|name| {
         let process = name.strip_prefix("gp").and_then(|rest| rest.split_once('-')).map(|(process, _)| process);
-        process.is_some_and(|process| process.parse::<u32>().is_ok() && !Path::new("/proc").join(process).exists())
+        let process = process.and_then(|process| process.parse::<u32>().ok());
+        let is_gone = |process: u32| process == std::process::id() || !Path::new(&format!("/proc/{process}")).exists();
+        process.is_some_and(is_gone)
     });
 }
 

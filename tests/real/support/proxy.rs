@@ -7,6 +7,7 @@
 //! from its `Connection` header a request passes as it is, signature
 //! included.
 
+use super::net::free_port;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,6 +18,8 @@ use tokio::sync::watch;
 
 /// A request's or answer's head may be this long.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Only ends what hangs.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// What the proxy does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,9 +103,9 @@ impl FaultProxy {
             .build()
             .expect("a runtime");
         let (listener, addr) = runtime.block_on(async {
-            let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).expect("a loopback port");
-            let addr = listener.local_addr().expect("it is bound");
-            (listener, addr)
+            // No connection gets this port while it is closed.
+            let addr = (Ipv4Addr::LOCALHOST, free_port()).into();
+            (listen(addr).expect("a free port"), addr)
         });
         let rule = Rule { mode: Mode::Pass, requests: Requests::All, times: None };
         let shared = Arc::new(Shared {
@@ -157,7 +160,7 @@ impl FaultProxy {
         );
         self.shared.rule.send_replace(rule);
         let open = rule.mode != Mode::Refuse;
-        let end = std::time::Instant::now() + Duration::from_secs(10);
+        let end = std::time::Instant::now() + LIMIT;
         // Not async, so that tests of both kinds can call it.
         while *self.shared.listening.borrow() != open {
             assert!(std::time::Instant::now() < end, "the proxy does not follow");
@@ -186,7 +189,11 @@ impl Shared {
             let open = rules.borrow_and_update().mode != Mode::Refuse;
             match (open, &listener) {
                 (true, None) => listener = Some(self.listen_again().await),
-                (false, Some(_)) => listener = None,
+                (false, Some(bound)) => {
+                    // A program that is being started holds the socket for a moment more. Nobody shall get in there.
+                    rustix::net::shutdown(bound, rustix::net::Shutdown::Both).expect("it listens");
+                    listener = None;
+                }
                 _ => {}
             }
             self.listening.send_replace(open);
@@ -225,9 +232,11 @@ impl Shared {
     /// by a reset.
     async fn request(&self, client: &mut TcpStream) -> io::Result<()> {
         let request = Head::read(client).await?;
+        // Before it is counted: who has seen the count may change the mode.
+        let mut rules = self.rule.subscribe();
         let mode = self.mode_for(&request);
         match mode {
-            Mode::Hang => return self.hang(client).await,
+            Mode::Hang => return hang(client, &mut rules).await,
             Mode::Answer(status) => return answer(client, status).await,
             _ => {}
         }
@@ -286,16 +295,6 @@ impl Shared {
         counts.uploads += usize::from(request.is_upload());
         counts.faults += usize::from(mode != Mode::Pass);
         mode
-    }
-
-    /// Reads and forgets, until the client goes or the mode changes.
-    async fn hang(&self, client: &mut TcpStream) -> io::Result<()> {
-        let mut rules = self.rule.subscribe();
-        let mut nowhere = tokio::io::sink();
-        tokio::select! {
-            _ = tokio::io::copy(client, &mut nowhere) => Ok(()),
-            _ = rules.changed() => Err(io::ErrorKind::ConnectionReset.into()),
-        }
     }
 
     /// Passes the upload, and keeps the server's final answer for itself. An
@@ -388,6 +387,15 @@ impl Head {
     }
 }
 
+/// Reads and forgets, until the client goes or the mode changes.
+async fn hang(client: &mut TcpStream, rules: &mut watch::Receiver<Rule>) -> io::Result<()> {
+    let mut nowhere = tokio::io::sink();
+    tokio::select! {
+        _ = tokio::io::copy(client, &mut nowhere) => Ok(()),
+        _ = rules.changed() => Err(io::ErrorKind::ConnectionReset.into()),
+    }
+}
+
 /// Joins both sides until the server, which was told to close, has answered.
 async fn pass(client: &mut TcpStream, server: &mut TcpStream) -> io::Result<()> {
     let (mut from_client, mut to_client) = client.split();
@@ -424,7 +432,7 @@ async fn answer(client: &mut TcpStream, status: u16) -> io::Result<()> {
     client.shutdown().await?;
     let mut nowhere = tokio::io::sink();
     let drain = tokio::io::copy(client, &mut nowhere);
-    let _gone_or_too_slow = tokio::time::timeout(Duration::from_secs(10), drain).await;
+    let _gone_or_too_slow = tokio::time::timeout(LIMIT, drain).await;
     Ok(())
 }
 

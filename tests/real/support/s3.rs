@@ -154,7 +154,7 @@ impl S3Client {
         let sha256 = sha256.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         let mut command = Command::new("curl");
         command
-            .args(["--silent", "--show-error", "--max-time", "30", "--path-as-is"])
+            .args(["--silent", "--show-error", "--max-time", "120", "--path-as-is"])
             .args(["--aws-sigv4", &format!("aws:amz:{REGION}:s3")])
             .args(["--user", &format!("{ACCESS_KEY}:{SECRET_KEY}")])
             .args(["--header", &format!("x-amz-content-sha256: {sha256}"), "--header", "Expect:"])

@@ -1,7 +1,6 @@
 //! The thread from the spool to the topics, as the pipeline sees it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +12,7 @@ use super::feed::Feeder;
 use crate::event::Kind;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::pipeline::Lock;
 use crate::spool::ledger::Ledger;
 use crate::spool::shared::Shared;
 use crate::{Error, Result};
@@ -34,7 +34,7 @@ pub(crate) struct Forwarder {
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     /// Nobody else may have the spool before this thread has ended.
-    pub(crate) _lock: Arc<File>,
+    pub(crate) _lock: Arc<Lock>,
 }
 
 /// The running thread. Dropping this ends it, whatever is on its way.

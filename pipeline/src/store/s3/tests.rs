@@ -89,11 +89,15 @@ async fn answer(mut stream: TcpStream, act: Act, requests: Requests) {
 }
 
 async fn store_at(endpoint: &str) -> S3Store {
+    store_within(Duration::from_secs(120), endpoint).await
+}
+
+async fn store_within(limit: Duration, endpoint: &str) -> S3Store {
     store_with(Config {
         url: "s3://bucket/logs".into(),
         endpoint: Some(endpoint.into()),
         path_style: true,
-        request_timeout: Span(Duration::from_millis(1_500)),
+        request_timeout: Span(limit),
         ..Config::default()
     })
     .await
@@ -155,12 +159,14 @@ async fn answers_become_classes() {
 #[tokio::test]
 async fn a_line_that_breaks_is_told_by_its_cause() {
     assert_eq!(put(Act::HangUp).await.unwrap_err().class, "network");
-    let error = put(Act::Silence).await.unwrap_err();
+    let (silent, _) = serve(vec![Act::Silence]).await;
+    let store = store_within(Duration::from_millis(1_500), &silent).await;
+    let error = store.put_new("a.json", &object(10)).await.unwrap_err();
     assert_eq!((error.class, error.is_config()), ("timeout", false), "{error}");
     assert!(error.reason.starts_with("no answer within 1s500ms"), "{error}");
 
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let error = store_at(&format!("http://{closed}")).await.put_new("a.json", &object(1)).await.unwrap_err();
+    // A port that nobody is given.
+    let error = store_at("http://127.0.0.1:1").await.put_new("a.json", &object(1)).await.unwrap_err();
     assert_eq!(error.class, "refused", "{error}");
     assert!(error.reason.contains("onnection refused (os error 111)"), "{error}");
 

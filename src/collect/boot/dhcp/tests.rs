@@ -18,7 +18,7 @@ use crate::collect::boot::machines::{Machine, Machines};
 use crate::collect::boot::net::Networks;
 use crate::collect::boot::sessions::Sessions;
 
-const WAIT: Duration = Duration::from_secs(10);
+const WAIT: Duration = Duration::from_secs(120);
 
 /// The machine's address; loopback has all of 127/8.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);

@@ -247,7 +247,7 @@ mod tests {
     const FACTS: Facts<'_> =
         Facts { hostname: "web1; id", ip: Ipv4Addr::new(10, 77, 0, 10), mac: Mac([0x52, 0x54, 0, 0, 0, 1]) };
 
-    const SOON: Duration = Duration::from_secs(30);
+    const SOON: Duration = Duration::from_secs(120);
 
     fn command(words: &[&str]) -> Off {
         Off::command(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap()

@@ -273,7 +273,7 @@ async fn what_cannot_be_written_is_counted_and_written_later() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), reached).await.expect("within 30 s");
+        tokio::time::timeout(Duration::from_secs(120), reached).await.expect("within 120 s");
     };
     until(&|| sessions.metrics.unsaved.get() > 0).await;
     std::fs::remove_dir(path.with_extension("json.new")).unwrap();

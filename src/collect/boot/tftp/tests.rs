@@ -73,7 +73,7 @@ struct Client {
 impl Client {
     fn new(served: &Served) -> Client {
         let socket = StdSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         Client { socket, server: served.address, from: None }
     }
 
@@ -96,7 +96,7 @@ impl Client {
             }
             self.ask(name, mode, options);
         }
-        self.socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        self.socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         self.receive()
     }
 

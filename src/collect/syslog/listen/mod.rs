@@ -325,7 +325,7 @@ impl Shared {
     }
 
     fn count(&self, batch: &mut Batch, transport: Transport, result: std::result::Result<(), Dropped>) -> Pipeline {
-        self.metrics.add(transport, &batch.tally, result.is_ok());
+        let is_taken = result.is_ok();
         let pipeline = match result {
             Ok(()) => Pipeline::Open,
             Err(reason) => {
@@ -339,6 +339,8 @@ impl Shared {
                 if reason == Dropped::QueueFull { Pipeline::Open } else { Pipeline::Closed }
             }
         };
+        // Who sees a message counted sees as well that it was dropped.
+        self.metrics.add(transport, &batch.tally, is_taken);
         batch.tally.clear();
         pipeline
     }

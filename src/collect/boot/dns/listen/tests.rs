@@ -12,7 +12,9 @@ use crate::collect::boot::machines::{Machine, Machines};
 use crate::collect::boot::world::testing::{shows, world};
 
 /// Longer than anything here takes on any machine.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
+/// No test lasts so long.
+const LONG: Duration = Duration::from_secs(600);
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -29,10 +31,11 @@ struct Bench {
 
 impl Bench {
     async fn start(section: &str, upstreams: &[SocketAddr]) -> Bench {
-        Bench::patient(section, upstreams, Duration::from_millis(300)).await
+        Bench::start_with(LONG, section, upstreams).await
     }
 
-    async fn patient(section: &str, upstreams: &[SocketAddr], patience: Duration) -> Bench {
+    /// One that waits so long for each of the others.
+    async fn start_with(patience: Duration, section: &str, upstreams: &[SocketAddr]) -> Bench {
         let mut machines = Machines::default();
         let ip = Some(Ipv4Addr::new(127, 0, 0, 10));
         machines.add(LOOPBACK, Machine { hostname: "web1".into(), ip, ..Machine::default() });
@@ -47,7 +50,8 @@ impl Bench {
         let stop = CancellationToken::new();
         let forwarder = Forwarder::new(upstreams.to_vec()).with_patience(patience);
         let server = Server::new(world, forwarder, &registry, stop.clone()).unwrap();
-        let (udp, tcp) = dns::open(LOOPBACK, 0).unwrap();
+        // The kernel chooses the port for one of the two; the other may have it.
+        let (udp, tcp) = (0..1000).find_map(|_| dns::open(LOOPBACK, 0).ok()).expect("a port that is free for both");
         let address = udp.local_addr().unwrap();
         let (udp, tcp) = (UdpSocket::from_std(udp).unwrap(), TcpListener::from_std(tcp).unwrap());
         let tasks = vec![tokio::spawn(server.clone().serve_udp(udp)), tokio::spawn(server.clone().serve_tcp(tcp))];
@@ -151,10 +155,12 @@ async fn strangers_and_those_who_ask_too_often_are_counted_and_get_nothing() {
     let bench = Bench::start("dns.max_rate_per_client = 2", &[]).await;
     assert!(bench.server.may_ask([192, 0, 2, 9].into()).is_none());
     let ip = bench.server.may_ask([127, 0, 0, 10].into()).unwrap();
-    let clients = [(); 3].map(|()| bench.server.admit(ip, Transport::Udp));
-    assert_eq!(clients.map(|client| client.is_some()), [true, true, false]);
+    let began = std::time::Instant::now();
+    let clients: Vec<_> = (0..100).filter_map(|_| bench.server.admit(ip, Transport::Udp)).collect();
+    let most = 4 + 2 * began.elapsed().as_secs() as usize;
+    assert!((2..=most).contains(&clients.len()), "{} of at most {most}", clients.len());
     let packet = query("web1.", RecordType::A).to_vec().unwrap();
-    let step = bench.server.step(&packet, &clients[0].unwrap(), Timestamp::UNIX_EPOCH);
+    let step = bench.server.step(&packet, &clients[0], Timestamp::UNIX_EPOCH);
     assert!(matches!(step, Step::Answer(_)));
     bench.stop().await;
 }
@@ -224,11 +230,11 @@ async fn the_next_server_is_asked_when_one_is_silent_or_fails_and_servfail_is_th
         vec![answer]
     });
     let good = upstream(|query| vec![right(&query)]);
-    let bench = Bench::start("", &[silent, failing, good]).await;
+    let bench = Bench::start_with(Duration::from_secs(3), "", &[silent, failing, good]).await;
     assert_eq!(bench.udp(&query("www.example.org.", RecordType::A)).await.answers.len(), 1);
     bench.stop().await;
 
-    let mut bench = Bench::start("", &[silent]).await;
+    let mut bench = Bench::start_with(Duration::from_millis(300), "", &[silent]).await;
     let answer = bench.udp(&query("www.example.org.", RecordType::A)).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     let event = bench.event().await;
@@ -243,7 +249,7 @@ async fn whom_nobody_answers_leaves_places_for_others() {
         _ => Vec::new(),
     });
     // Nobody's patience ends before the test does.
-    let mut bench = Bench::patient("dns.max_rate_per_client = 0", &[half_dead], 10 * SOON).await;
+    let mut bench = Bench::start("dns.max_rate_per_client = 0", &[half_dead]).await;
     let greedy = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
     let unanswered = query("dead.example.org.", RecordType::A).to_vec().unwrap();
     for _ in 0..=FORWARDS_PER_CLIENT_MAX {

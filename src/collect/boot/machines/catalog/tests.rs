@@ -10,7 +10,7 @@ use super::*;
 use crate::collect::boot::net::testing::networks;
 
 /// Longer than any machine that runs these tests needs.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 /// No look but those that the watcher asks for.
 const NEVER: Duration = Duration::from_secs(3600);
 

@@ -10,7 +10,7 @@ use crate::collect::boot::power::schedule::Schedule;
 use crate::collect::boot::world::testing::world;
 
 /// Longer than anything here takes on any machine.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(120);
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 

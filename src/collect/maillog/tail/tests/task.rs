@@ -11,7 +11,7 @@ use super::*;
 use crate::collect::maillog::tail::listen::run;
 use crate::collect::maillog::tail::records::Records;
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(120);
 
 /// Runs the task over a folder; its lines arrive on the channel.
 struct Running {
