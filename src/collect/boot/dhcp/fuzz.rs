@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::answer::{ANSWER_BYTES_MAX, ANSWER_BYTES_MIN};
+use super::clock::Moment;
 use super::outcome::Arrival;
 use super::server::Server;
 use crate::collect::boot::config::{Config, Mode};
@@ -27,6 +28,11 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
 /// The smallest and the largest answer in bytes.
 pub const ANSWER_BYTES: std::ops::RangeInclusive<usize> = ANSWER_BYTES_MIN..=ANSWER_BYTES_MAX;
+
+/// By all clocks the same.
+fn moment(now_s: i64) -> Moment {
+    Moment { wall: Timestamp::from_second(now_s).unwrap_or_default(), steady_s: now_s, lease_s: now_s }
+}
 
 impl Subject {
     /// `pool`: at most 60,000. `None` where that does not fit.
@@ -52,8 +58,7 @@ impl Subject {
         machines.add(SERVER, Machine { kernel, ..Machine::default() });
         let sessions = Arc::new(Sessions::new(Duration::from_secs(1800)));
         let now_s = 1_800_000_000;
-        let now = Timestamp::from_second(now_s).ok()?;
-        let server = Server::new(&config, networks, Catalog::of(machines), sessions, Vec::new(), now);
+        let server = Server::new(&config, networks, Catalog::of(machines), sessions, Vec::new(), moment(now_s));
         Some(Subject { server, now_s })
     }
 
@@ -65,8 +70,7 @@ impl Subject {
     /// The answer to a packet, and its event.
     pub fn handle(&mut self, packet: &[u8], source: SocketAddrV4, port: u16) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let arrival = Arrival { interface: 0, source, port };
-        let now = Timestamp::from_second(self.now_s).unwrap_or_default();
-        let outcome = self.server.handle(packet, &arrival, now);
+        let outcome = self.server.handle(packet, &arrival, moment(self.now_s));
         let levels = self.server.levels();
         assert!(levels.free <= levels.pools, "{levels:?}");
         (outcome.answer.map(|answer| answer.bytes), outcome.record.map(crate::collect::boot::audit::Record::end))

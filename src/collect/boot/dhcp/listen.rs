@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use greypit_pipeline::Result;
-use jiff::Timestamp;
 use nix::errno::Errno;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use socket2::Socket;
@@ -24,6 +23,7 @@ use socket2::Socket;
 use super::arp::{self, Probes};
 use super::board::{Board, Trouble};
 use super::capture::{Link, Seen, View};
+use super::clock::{Clock, Moment};
 use super::deliver::Delivery;
 use super::foreign::Foreign;
 use super::metrics::{Dropped, Unsent};
@@ -106,6 +106,7 @@ struct Source {
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) server: Server,
+    clock: Clock,
     pub(super) delivery: Arc<Delivery>,
     /// Where leases are given.
     pub(super) queue: Option<Queue>,
@@ -118,9 +119,17 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn new(server: Server, delivery: Arc<Delivery>, queue: Option<Queue>, board: Arc<Board>) -> Listener {
+    /// `clock`: the one that `server` was made with.
+    pub(super) fn new(
+        server: Server,
+        clock: Clock,
+        delivery: Arc<Delivery>,
+        queue: Option<Queue>,
+        board: Arc<Board>,
+    ) -> Listener {
         let mut listener = Listener {
             server,
+            clock,
             delivery,
             queue,
             board,
@@ -202,7 +211,7 @@ impl Listener {
                 return;
             }
         }
-        let (at, received) = (Timestamp::now(), Instant::now());
+        let (at, received) = (self.clock.now(), Instant::now());
         for (packet, from) in reader.packets() {
             let Some(packet) = packet else {
                 self.delivery.metrics.dropped(Dropped::TooLong, 1);
@@ -230,7 +239,7 @@ impl Listener {
         interface: usize,
         sockets: &Sockets,
         link: &Link,
-        at: Timestamp,
+        at: Moment,
         received: Instant,
     ) {
         let (index, addr, broadcast) = (sockets.interface.index, sockets.interface.addr, sockets.interface.broadcast());
@@ -247,7 +256,7 @@ impl Listener {
     }
 
     /// One DHCP message. `from`: the card that sent it, where that is known.
-    fn message(&mut self, bytes: &[u8], arrival: &Arrival, from: Option<Mac>, at: Timestamp, received: Instant) {
+    fn message(&mut self, bytes: &[u8], arrival: &Arrival, from: Option<Mac>, at: Moment, received: Instant) {
         let outcome = self.server.handle(bytes, arrival, at);
         self.delivery.metrics.received(&outcome.counted, outcome.answer.is_some());
         if let Some(server) = outcome.counted.foreign {
@@ -296,7 +305,7 @@ impl Listener {
     }
 
     /// Somebody says by ARP that an address is its own.
-    fn claimed(&mut self, packet: &[u8], interface: usize, sockets: &Sockets, at: Timestamp, received: Instant) {
+    fn claimed(&mut self, packet: &[u8], interface: usize, sockets: &Sockets, at: Moment, received: Instant) {
         let Some((ip, by)) = arp::claim(packet) else { return };
         if by == sockets.interface.mac || !self.probes.is_asked(interface, ip, received) {
             return;
@@ -312,7 +321,7 @@ impl Listener {
     }
 
     fn tick(&mut self, now: Instant) {
-        self.server.tick(Timestamp::now());
+        self.server.tick(self.clock.now());
         self.probes.forget(now);
         self.foreign.forget(now);
         self.board.set(Trouble::Foreign, self.foreign.said());
@@ -403,6 +412,7 @@ mod tests {
     use greypit_pipeline::Health;
     use prometheus::Registry;
 
+    use super::super::clock::Reading;
     use super::super::metrics::Metrics;
     use super::super::tests::world;
     use super::*;
@@ -419,9 +429,10 @@ mod tests {
         // What loopback does not have.
         sockets.interface.mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
         let (networks, machines, sessions) = (world.networks.clone(), world.machines.clone(), world.sessions.clone());
-        let server = Server::new(&world.config, networks, machines, sessions, Vec::new(), Timestamp::now());
+        let clock = Clock::resume(None, Reading::now());
+        let server = Server::new(&world.config, networks, machines, sessions, Vec::new(), clock.now());
         let delivery = Arc::new(Delivery::new(world, Metrics::new(&registry).unwrap(), vec![sockets]));
-        let mut listener = Listener::new(server, delivery, None, Arc::new(Board::new(&Health::new())));
+        let mut listener = Listener::new(server, clock, delivery, None, Arc::new(Board::new(&Health::new())));
         listener.look();
         assert_eq!(listener.delivery.metrics.interfaces_down.get(), 0);
         let now = &listener.sockets[0];

@@ -7,6 +7,7 @@
 //! | [`sockets`], [`read`], [`deliver`] | the sockets |
 //! | [`listen`] | the thread that owns the server |
 //! | [`writer`], [`leases`] | the thread that makes leases durable |
+//! | [`clock`] | the time by which leases end |
 
 mod answer;
 mod arp;
@@ -15,6 +16,7 @@ mod book;
 mod bootfile;
 mod capture;
 mod class;
+mod clock;
 pub(crate) mod config;
 mod deliver;
 mod event;
@@ -48,13 +50,13 @@ use std::sync::Arc;
 use std::thread;
 
 use greypit_pipeline::{Error, Health, Result};
-use jiff::Timestamp;
 use prometheus::Registry;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::board::{Board, Trouble};
+use self::clock::{Clock, Reading};
 use self::deliver::Delivery;
 use self::listen::{Listener, Stop};
 use self::metrics::Metrics;
@@ -109,9 +111,9 @@ pub(crate) fn spawn(
     let no_thread = |error: io::Error| refused(format!("its thread cannot be started: {error}"));
     let metrics = Metrics::new(registry).map_err(|error| refused(error.to_string()))?;
     let board = Arc::new(Board::new(health));
-    let (log, leases) = match world.config.mode {
-        Mode::Serve => match leases::Log::open(&data_dir.join("boot")) {
-            Ok((log, leases)) => (Some(log), leases),
+    let (log, leases, clock) = match world.config.mode {
+        Mode::Serve => match leases::Log::open(&data_dir.join("boot"), Reading::now()) {
+            Ok((log, leases, clock)) => (Some(log), leases, clock),
             Err(error) => {
                 tracing::error!(%error, "DHCP does not answer");
                 board
@@ -120,21 +122,22 @@ pub(crate) fn spawn(
             }
         },
         // Neither gives addresses.
-        Mode::Proxy | Mode::Listen => (None, Vec::new()),
+        Mode::Proxy | Mode::Listen => (None, Vec::new(), Clock::resume(None, Reading::now())),
     };
     let (networks, machines, sessions) = (world.networks.clone(), world.machines.clone(), world.sessions.clone());
-    let server = Server::new(&world.config, networks, machines, sessions, leases, Timestamp::now());
+    let server = Server::new(&world.config, networks, machines, sessions, leases, clock.now());
     let server = server.with_names(world.names.clone());
     let delivery = Arc::new(Delivery::new(world, metrics.clone(), bound.sockets));
 
     let (queue, writer) = match log {
         None => (None, None),
         Some(log) => {
-            let (queue, writer) = write_leases(log, &metrics, delivery.clone(), board.clone()).map_err(no_thread)?;
+            let (queue, writer) =
+                write_leases(log, clock, &metrics, delivery.clone(), board.clone()).map_err(no_thread)?;
             (Some(queue), Some(writer))
         }
     };
-    let listener = Listener::new(server, delivery, queue, board.clone());
+    let listener = Listener::new(server, clock, delivery, queue, board.clone());
     let wakes = Arc::new(Stop::new().map_err(no_thread)?);
     let (ended, end) = oneshot::channel::<()>();
     let thread = {
@@ -165,6 +168,7 @@ pub(crate) fn spawn(
 /// Starts the thread that writes leases; it ends when the queue is dropped.
 fn write_leases(
     mut log: leases::Log,
+    clock: Clock,
     metrics: &Metrics,
     delivery: Arc<Delivery>,
     board: Arc<Board>,
@@ -180,7 +184,7 @@ fn write_leases(
         let reason = error.map(|error| format!("leases cannot be written, so none are given: {error}"));
         says.set(Trouble::Leases, reason);
     };
-    let append = move |changes: &[leases::Change]| log.append(changes);
+    let append = move |changes: &[leases::Change]| log.append(changes, clock.now());
     let ended = Ended(board);
     let (queue, writer) = writer::new(metrics, append, finish, trouble);
     let thread = thread::Builder::new().name("dhcp-leases".to_owned()).spawn(move || {

@@ -1,9 +1,12 @@
-//! Clients and a server that dies: no address is ever acknowledged to two machines at once, and every lease that was
-//! acknowledged is known after a restart, wherever the crash comes.
+//! Clients and a server that dies, on a machine whose wall clock is set: no address is ever acknowledged to two machines
+//! at once, every lease that was acknowledged is known after a restart, wherever the crash comes, and leases end here
+//! no earlier than at their clients; where only greypit is started anew, no later either.
 //!
 //! Each seed is a history: clients boot, renew, give back, forget what they had and change their identifiers; files come
 //! and go; packets get lost; the disk fails; the daemon or the whole computer stops before a write, in it, after it and
-//! before the answers, or after those. What the computer takes with it is what no fdatasync was called for.
+//! before the answers, or after those. What the computer takes with it is what no fdatasync was called for. The wall clock
+//! is set forward and back by up to 400 days, while the daemon runs and while it does not; over a restart of the computer
+//! it keeps time to within a minute, or comes back too early.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -11,7 +14,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
+use jiff::Timestamp;
 
+use super::clock::{Clock, Reading};
 use super::leases::{Change, Log};
 use super::outcome::Outcome;
 use super::testing::*;
@@ -20,7 +25,10 @@ use crate::collect::boot::mac::Mac;
 use crate::collect::boot::machines::Machines;
 
 const CLIENTS: u8 = 9;
-const STEPS: usize = 400;
+const STEPS: usize = 500;
+
+/// By how much the wall clock is set at most.
+const SET_S: u64 = 400 * 86_400;
 
 /// xorshift: a history is its seed's.
 struct Dice(u64);
@@ -34,11 +42,48 @@ impl Dice {
     }
 }
 
+/// What passes, and what the kernel's clocks say.
+#[derive(Debug)]
+struct Time {
+    /// That of the clients.
+    true_s: i64,
+    wall_s: i64,
+    steady_s: i64,
+}
+
+impl Time {
+    fn pass(&mut self, seconds: i64) {
+        self.true_s += seconds;
+        self.wall_s += seconds;
+        self.steady_s += seconds;
+    }
+
+    fn set_wall(&mut self, dice: &mut Dice) {
+        self.wall_s = self.true_s;
+        match dice.below(3) {
+            0 => {}
+            1 => self.wall_s += dice.below(SET_S) as i64,
+            _ => self.wall_s -= dice.below(SET_S) as i64,
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        Reading { wall: Timestamp::from_second(self.wall_s).unwrap(), steady_s: self.steady_s }
+    }
+}
+
+/// What stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stops {
+    Daemon,
+    Computer,
+}
+
 /// What a client believes.
 #[derive(Clone, Debug, Default)]
 struct Client {
     offered: Option<Ipv4Addr>,
-    /// And until when.
+    /// And until when by its own clock.
     has: Option<(Ipv4Addr, i64)>,
     id: u8,
     /// Counts what it sends: an answer to anything but the last it does not take.
@@ -62,6 +107,8 @@ struct World<'a> {
     dir: &'a Path,
     rig: Rig,
     log: Log,
+    time: Time,
+    clock: Clock,
     machines: Machines,
     dice: Dice,
     clients: BTreeMap<Mac, Client>,
@@ -73,29 +120,49 @@ struct World<'a> {
 
 impl World<'_> {
     fn new(dir: &Path, seed: u64) -> World<'_> {
-        let (log, leases) = Log::open(dir).unwrap();
+        let time = Time { true_s: START_S, wall_s: START_S, steady_s: 1000 };
+        let (log, leases, clock) = Log::open(dir, time.reading()).unwrap();
         let rig = Rig::new(CONFIG, machines(), leases, START_S);
         let clients = (0..CLIENTS).map(|n| (mac(n), Client::default()));
         let clients = clients.chain([KNOWN, KNOWN_TOO].map(|mac| (mac, Client::default()))).collect();
         let dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        World { dir, rig, log, machines: machines(), dice, clients, waiting: Vec::new(), acks: 0, crashes: 0 }
+        let (machines, waiting) = (machines(), Vec::new());
+        World { dir, rig, log, time, clock, machines, dice, clients, waiting, acks: 0, crashes: 0 }
+    }
+
+    /// The server sees what the clocks say by now.
+    fn look_at_clocks(&mut self) {
+        let now = self.clock.at(self.time.reading());
+        self.rig.now_s = now.lease_s;
+        self.rig.wall_ahead_s = now.wall.as_second() - now.lease_s;
+    }
+
+    fn append(&mut self, changes: &[Change]) -> bool {
+        let now = self.clock.at(self.time.reading());
+        self.log.append(changes, now).is_ok()
     }
 
     fn step(&mut self) {
         match self.dice.below(100) {
             0..4 => self.crash(),
             4..6 => self.change_files(),
-            6..16 => self.rig.now_s += self.dice.below(900) as i64,
-            16..40 => self.write(false),
-            40..42 => self.write(true),
+            6..16 => self.time.pass(self.dice.below(900) as i64),
+            16..20 => {
+                self.time.set_wall(&mut self.dice);
+                // The lease thread looks every second, until it is written.
+                while !self.append(&[]) {}
+            }
+            20..42 => self.write(false),
+            42..44 => self.write(true),
             _ => self.client(),
         }
+        self.look_at_clocks();
         self.forget_what_ended();
     }
 
     fn forget_what_ended(&mut self) {
         for client in self.clients.values_mut() {
-            client.has = client.has.filter(|(_, until_s)| *until_s > self.rig.now_s);
+            client.has = client.has.filter(|(_, until_s)| *until_s > self.time.true_s);
         }
     }
 
@@ -131,7 +198,7 @@ impl World<'_> {
         }
         let mine = self.clients.get_mut(&mac).unwrap();
         mine.turn += 1;
-        let sent = Sent { mac, turn: mine.turn, at_s: self.rig.now_s };
+        let sent = Sent { mac, turn: mine.turn, at_s: self.time.true_s };
         let outcome = self.rig.send(packet);
         if self.dice.below(10) == 0 {
             // Somebody else has it.
@@ -154,13 +221,13 @@ impl World<'_> {
         if fails {
             self.log.fail_next();
         }
-        if self.log.append(&changes).is_err() {
+        if !self.append(&changes) {
             return;
         }
         let stops_at = if self.dice.below(20) == 0 { self.dice.below(3) as usize } else { usize::MAX };
         for (nth, (sent, outcome)) in waiting.iter().enumerate() {
             if nth >= stops_at {
-                return self.restart();
+                return self.restart(Stops::Daemon);
             }
             self.deliver(*sent, outcome);
         }
@@ -196,7 +263,7 @@ impl World<'_> {
 
     fn check_alone(&self, mac: Mac, ip: Ipv4Addr) {
         let same = |other: &Mac| is_same(*other, mac);
-        let of = |client: &Client| client.has.filter(|(has, until_s)| *has == ip && *until_s > self.rig.now_s);
+        let of = |client: &Client| client.has.filter(|(has, until_s)| *has == ip && *until_s > self.time.true_s);
         let others: Vec<_> =
             self.clients.iter().filter(|(other, client)| !same(other) && of(client).is_some()).collect();
         assert!(others.is_empty(), "{ip} was acknowledged to {mac} and is of {others:?}");
@@ -222,7 +289,7 @@ impl World<'_> {
             // In it: the answers have not gone out.
             _ => {
                 let before = self.log.synced_bytes;
-                let written = self.log.append(&changes).is_ok();
+                let written = self.append(&changes);
                 let path = self.dir.join("leases");
                 let len = path.metadata().unwrap().len();
                 // Where the file was written anew there is nothing to tear.
@@ -233,7 +300,7 @@ impl World<'_> {
             }
         }
         self.lose_what_is_not_synced();
-        self.restart();
+        self.restart(Stops::Computer);
     }
 
     fn lose_what_is_not_synced(&mut self) {
@@ -245,19 +312,50 @@ impl World<'_> {
     }
 
     /// The daemon starts again, and knows every lease that was acknowledged.
-    fn restart(&mut self) {
+    fn restart(&mut self, stops: Stops) {
         self.crashes += 1;
         self.waiting.clear();
-        let (log, leases) = Log::open(self.dir).unwrap();
-        self.log = log;
-        self.rig = Rig::new(CONFIG, self.machines.clone(), leases.clone(), self.rig.now_s);
+        let behind_s = self.time.true_s - self.clock.at(self.time.reading()).lease_s;
+        self.stay_away(stops);
+        let (log, leases, clock) = Log::open(self.dir, self.time.reading()).unwrap();
+        (self.log, self.clock) = (log, clock);
+        let now_s = clock.at(self.time.reading()).lease_s;
+        let behind_by_now_s = self.time.true_s - now_s;
+        match stops {
+            Stops::Daemon => assert_eq!(behind_by_now_s, behind_s),
+            Stops::Computer => assert!(behind_by_now_s >= behind_s, "{behind_s} {behind_by_now_s}"),
+        }
+        self.rig = Rig::new(CONFIG, self.machines.clone(), leases.clone(), now_s);
+        self.look_at_clocks();
+        self.forget_what_ended();
         for (mac, client) in &self.clients {
-            let Some((ip, until_s)) = client.has.filter(|(_, until_s)| *until_s > self.rig.now_s) else { continue };
+            let Some((ip, until_s)) = client.has else { continue };
+            let until_s = until_s - behind_by_now_s;
             let known = leases.iter().any(|change| {
                 matches!(change, Change::Leased(lease) if lease.ip == ip && lease.until_s >= until_s
                     && is_same(lease.mac, *mac))
             });
             assert!(known, "{mac} has {ip} until {until_s}, and after a crash there is {leases:?}");
+        }
+    }
+
+    fn stay_away(&mut self, stops: Stops) {
+        match stops {
+            Stops::Daemon => {
+                self.time.pass(self.dice.below(300) as i64);
+                if self.dice.below(2) == 0 {
+                    self.time.set_wall(&mut self.dice);
+                }
+            }
+            Stops::Computer => {
+                self.time.pass(self.dice.below(1800) as i64);
+                self.time.steady_s = 0;
+                self.time.pass(5 + self.dice.below(60) as i64);
+                match self.dice.below(2) {
+                    0 => self.time.wall_s += self.dice.below(100) as i64 - 50,
+                    _ => self.time.wall_s -= self.dice.below(SET_S) as i64,
+                }
+            }
         }
     }
 }
@@ -272,7 +370,7 @@ fn no_address_is_of_two_machines_and_no_lease_is_lost() {
         for _ in 0..STEPS {
             world.step();
         }
-        world.restart();
+        world.restart(Stops::Daemon);
         (acks, crashes) = (acks + world.acks, crashes + world.crashes);
     }
     assert!(acks > 3000 && crashes > 1000, "the histories say something: {acks} {crashes}");

@@ -142,7 +142,7 @@ impl Server {
         self.sessions.address(client.mac, ip);
         // A machine has the name of its file.
         let host = asked.request.host_name().filter(|_| machine.ip.is_none());
-        self.names.lease(ip, host, until_s, asked.now_s);
+        self.names.lease(ip, host);
         Decision::answered(why, reply).with(change)
     }
 

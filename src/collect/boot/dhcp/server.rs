@@ -13,13 +13,12 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::CLIENT_PORT;
 use super::answer::{self, Draft, Kind, Times};
 use super::book::{Book, Client};
 use super::bootfile::{Boot, Ways};
 use super::class::Class;
+use super::clock::Moment;
 use super::event;
 use super::leases::{Change, ID_BYTES_MAX};
 use super::limits::Limits;
@@ -70,6 +69,7 @@ pub(super) struct Asked<'a> {
     pub(super) arrival: &'a Arrival,
     /// Which of [`Networks::networks`].
     pub(super) network: usize,
+    /// Lease time.
     pub(super) now_s: i64,
 }
 
@@ -111,26 +111,26 @@ impl Decision {
 }
 
 impl Server {
-    /// `leases`: what [`super::leases::Log::open`] found.
+    /// `leases`: what [`super::leases::Log::open`] found; `now`: by the clock that it gave.
     pub(crate) fn new(
         config: &Config,
         networks: Networks,
         machines: Catalog,
         sessions: Arc<Sessions>,
         leases: Vec<Change>,
-        now: Timestamp,
+        now: Moment,
     ) -> Server {
         let mut book = Book::new(networks.networks.iter().map(|network| Pool::new(&network.pools)).collect());
         for change in &leases {
             book.restore(change);
             // Of a lease that is over nobody knows who has the address by now.
             if let Change::Leased(lease) = change
-                && lease.until_s > now.as_second()
+                && lease.until_s > now.lease_s
             {
                 sessions.address(lease.mac, lease.ip);
             }
         }
-        book.expire(now.as_second()).into_iter().for_each(|ip| sessions.forget(ip));
+        book.expire(now.lease_s).into_iter().for_each(|ip| sessions.forget(ip));
         let current = machines.current();
         let mut server = Server {
             mode: config.mode,
@@ -156,12 +156,12 @@ impl Server {
     }
 
     /// What a packet leads to: any bytes.
-    pub(crate) fn handle(&mut self, packet: &[u8], arrival: &Arrival, now: Timestamp) -> Outcome {
+    pub(crate) fn handle(&mut self, packet: &[u8], arrival: &Arrival, now: Moment) -> Outcome {
         let request = match Request::parse(packet) {
             Ok(request) => request,
             Err(malformed) => return self.malformed(packet, malformed, arrival, now),
         };
-        if !self.limits.allow(request.mac, now.as_second()) {
+        if !self.limits.allow(request.mac, now.lease_s) {
             let counted =
                 Counted { message: request.message.name(), answer: "none", why: Why::TooMany.name(), foreign: None };
             return Outcome { answer: None, lease: None, probe: None, record: None, counted };
@@ -173,7 +173,7 @@ impl Server {
             Ok(network) => {
                 let server = self.networks.networks[network].server;
                 let verdict = policy::judge(&self.machines, server, Some(request.mac), None);
-                let asked = Asked { request: &request, class, arrival, network, now_s: now.as_second() };
+                let asked = Asked { request: &request, class, arrival, network, now_s: now.lease_s };
                 let decision = self.decide(asked, &verdict);
                 (Some(network), verdict.machine().cloned(), decision)
             }
@@ -184,7 +184,7 @@ impl Server {
     /// `by` answers ARP for `ip`: where it is not the one to whom the address was given, the address is left alone for
     /// `boot.dhcp.decline`. `None` where all is well. An address that was acknowledged meanwhile stays its client's: it
     /// has asked by itself, and declines.
-    pub(crate) fn conflict(&mut self, ip: Ipv4Addr, by: Mac, now: Timestamp) -> Option<Outcome> {
+    pub(crate) fn conflict(&mut self, ip: Ipv4Addr, by: Mac, now: Moment) -> Option<Outcome> {
         let (holder, network) = (self.book.holder(ip)?, self.networks.of(ip)?);
         let machine = self.machines.by_mac(network.server, holder);
         if by == holder || machine.is_some_and(|machine| machine.macs.contains(&by)) {
@@ -192,14 +192,14 @@ impl Server {
         }
         let mut lease = None;
         if self.book.is_offered(ip) {
-            let until_s = now.as_second().saturating_add(self.decline_s);
+            let until_s = now.lease_s.saturating_add(self.decline_s);
             self.book.quarantine(ip, None, until_s);
             lease = Some(Change::Quarantined(ip, until_s));
         }
         let who = Who { mac: Some(holder), ip: Some(ip) };
-        self.sessions.failed(who, Why::Conflict.name(), now);
-        let record = Record::new(audit::DHCP, now)
-            .known("session", self.sessions.of(who, now))
+        self.sessions.failed(who, Why::Conflict.name(), now.wall);
+        let record = Record::new(audit::DHCP, now.wall)
+            .known("session", self.sessions.of(who, now.wall))
             .known("machine", machine.map(|machine| &machine.hostname).filter(|name| !name.is_empty()))
             .text("mac", holder)
             .text("addr", ip)
@@ -212,13 +212,14 @@ impl Server {
     }
 
     /// Lets what has ended end, and takes changed files. To be called every second; each packet does so too.
-    pub(crate) fn tick(&mut self, now: Timestamp) {
+    pub(crate) fn tick(&mut self, now: Moment) {
         let current = self.catalog.current();
         if !Arc::ptr_eq(&current, &self.machines) {
             self.machines = current;
             self.bar();
         }
-        for ip in self.book.expire(now.as_second()) {
+        for ip in self.book.expire(now.lease_s) {
+            self.names.released(ip);
             self.sessions.forget(ip);
         }
     }
@@ -338,7 +339,7 @@ impl Server {
         network: Option<usize>,
         machine: Option<&Machine>,
         decision: Decision,
-        now: Timestamp,
+        now: Moment,
     ) -> Outcome {
         let Decision { why, reply, change, probe, foreign } = decision;
         let some = |ip: Ipv4Addr| (!ip.is_unspecified()).then_some(ip);
@@ -346,19 +347,20 @@ impl Server {
         let who = Who { mac: Some(request.mac), ip: addr };
         let session = match request.message {
             Message::Discover | Message::Request | Message::Inform | Message::Bootp if !request.is_reply => {
-                self.sessions.step(who, class.stage(), now)
+                self.sessions.step(who, class.stage(), now.wall)
             }
-            _ => self.sessions.of(who, now),
+            _ => self.sessions.of(who, now.wall),
         };
         let no_file = reply.as_ref().and_then(|reply| reply.boot.as_ref().err()).filter(|_| class.is_booting());
         // Firmware that is refused is somebody's machine that does not start.
         let is_failure = |why: &&Why| why.is_failure() || (class.is_booting() && matches!(why, Why::Refused(_)));
         if let Some(why) = [Some(&why), no_file].into_iter().flatten().find(is_failure) {
-            self.sessions.failed(who, why.name(), now);
+            self.sessions.failed(who, why.name(), now.wall);
         }
         let name = machine.map(|machine| machine.hostname.as_str()).filter(|name| !name.is_empty());
         let kind = reply.as_ref().map_or("none", |reply| reply.kind.name());
-        let mut record = event::packet(request, arrival, session.as_deref(), name, addr, now).text("decision", kind);
+        let mut record =
+            event::packet(request, arrival, session.as_deref(), name, addr, now.wall).text("decision", kind);
         if let Some(reply) = &reply {
             record = record.known("answer_addr", some(reply.yiaddr));
             record = match &reply.boot {
@@ -404,9 +406,9 @@ impl Server {
         answer::encode(request, &draft)
     }
 
-    fn malformed(&self, packet: &[u8], malformed: Malformed, arrival: &Arrival, now: Timestamp) -> Outcome {
+    fn malformed(&self, packet: &[u8], malformed: Malformed, arrival: &Arrival, now: Moment) -> Outcome {
         let why = Why::Malformed(malformed);
-        let record = Record::new(audit::DHCP, now)
+        let record = Record::new(audit::DHCP, now.wall)
             .text("source", arrival.source)
             .text("message", "malformed")
             .text("direction", "in")

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use dhcproto::v4::DhcpOption;
 use jiff::Timestamp;
 
+use super::clock::Moment;
 use super::leases::{Change, Lease};
 use super::testing::*;
 use super::wire::testing::Packet;
@@ -110,6 +111,26 @@ fn addresses_end_and_the_oldest_is_used_again() {
         (3600, discover(mac(6)), "offer 10.77.0.103 link"),
         (0, discover(mac(1)), "offer 10.77.0.100 link"),
     ]);
+}
+
+#[test]
+fn setting_the_wall_clock_neither_ends_nor_prolongs_a_lease_and_events_have_its_time() {
+    let config = CONFIG.replace("10.77.0.103", "10.77.0.100");
+    for wall_ahead_s in [400 * 86_400, -400 * 86_400] {
+        let mut rig = Rig::new(&config, machines(), Vec::new(), START_S);
+        assert_eq!(rig.say(discover(mac(1))), "offer 10.77.0.100 link");
+        assert_eq!(rig.say(selecting(mac(1), US, pool(0))), "ack 10.77.0.100 link");
+        rig.wall_ahead_s = wall_ahead_s;
+        rig.now_s += 3600;
+        let outcome = rig.send(discover(mac(2)));
+        assert_eq!(said(&outcome), "none: pool exhausted");
+        assert_eq!(rig.server.sessions.mac_of(pool(0).into()), Some(mac(1)));
+        let event: serde_json::Value = serde_json::from_slice(&outcome.record.unwrap().end()).unwrap();
+        let at: Timestamp = event["ts"].as_str().unwrap().parse().unwrap();
+        assert_eq!(at.as_second(), START_S + 3600 + wall_ahead_s);
+        rig.now_s += 1;
+        assert_eq!(rig.say(discover(mac(2))), "offer 10.77.0.100 link");
+    }
 }
 
 #[test]
@@ -627,15 +648,24 @@ fn dns_is_told_what_clients_call_themselves() {
     rig.server = rig.server.with_names(names.clone());
     let named = |packet: Packet| packet.option(12, b"Laptop.lab");
     rig.say(named(discover(mac(1))));
-    assert_eq!(names.address("laptop", rig.now_s), None, "an offer is no lease");
+    assert_eq!(names.address("laptop"), None, "an offer is no lease");
     rig.say(named(selecting(mac(1), US, pool(0))));
-    assert_eq!(names.address("laptop", rig.now_s), Some(pool(0).into()));
+    assert_eq!(names.address("laptop"), Some(pool(0).into()));
     // A machine has the name of its file.
     rig.say(Packet::of(KNOWN, 3).ip(54, US).ip(50, STATIC).option(12, b"impostor"));
-    assert_eq!(names.address("impostor", rig.now_s), None);
+    assert_eq!(names.address("impostor"), None);
     rig.say(Packet::of(mac(1), 7).ip(54, US).ciaddr(pool(0)));
-    assert_eq!(names.address("laptop", rig.now_s), None);
+    assert_eq!(names.address("laptop"), None);
     rig.say(named(reboot(mac(1), pool(0))));
-    assert_eq!(names.address("laptop", rig.now_s + 3600), Some(pool(0).into()));
-    assert_eq!(names.address("laptop", rig.now_s + 3601), None);
+    // It has it for as long as the lease lasts, whatever the wall clock says.
+    for wall_ahead_s in [0, 400 * 86_400, -400 * 86_400] {
+        rig.wall_ahead_s = wall_ahead_s;
+        let now = Moment { lease_s: rig.now_s + 3600, ..rig.at() };
+        rig.server.tick(now);
+        assert_eq!(names.address("laptop"), Some(pool(0).into()));
+    }
+    rig.now_s += 3601;
+    let now = rig.at();
+    rig.server.tick(now);
+    assert_eq!(names.address("laptop"), None);
 }

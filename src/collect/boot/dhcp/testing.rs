@@ -8,6 +8,7 @@ use dhcproto::v4::{DhcpOption, Message as Decoded, OptionCode};
 use dhcproto::{Decodable, Decoder};
 use jiff::Timestamp;
 
+use super::clock::Moment;
 use super::leases::Change;
 use super::outcome::{Arrival, Destination, Outcome};
 use super::server::Server;
@@ -49,7 +50,10 @@ pub(super) fn machine(last: u8, hostname: &str, macs: Vec<Mac>) -> Machine {
 #[derive(Debug)]
 pub(super) struct Rig {
     pub(super) server: Server,
+    /// Lease time.
     pub(super) now_s: i64,
+    /// What the wall clock is ahead of it.
+    pub(super) wall_ahead_s: i64,
 }
 
 impl Rig {
@@ -57,16 +61,16 @@ impl Rig {
         let config: Config = toml::from_str(config).unwrap();
         let networks = Networks::new(&config, vec![testing::interface()]).unwrap();
         let sessions = Arc::new(Sessions::new(Duration::from_secs(1800)));
-        let at = Timestamp::from_second(now_s).unwrap();
-        Rig { server: Server::new(&config, networks, Catalog::of(machines), sessions, leases, at), now_s }
+        let server = Server::new(&config, networks, Catalog::of(machines), sessions, leases, moment(now_s, 0));
+        Rig { server, now_s, wall_ahead_s: 0 }
     }
 
     pub(super) fn serving() -> Rig {
         Rig::new(CONFIG, machines(), Vec::new(), START_S)
     }
 
-    pub(super) fn at(&self) -> Timestamp {
-        Timestamp::from_second(self.now_s).unwrap()
+    pub(super) fn at(&self) -> Moment {
+        moment(self.now_s, self.wall_ahead_s)
     }
 
     /// From a client without an address, on port 67.
@@ -84,6 +88,11 @@ impl Rig {
     pub(super) fn say(&mut self, packet: Packet) -> String {
         said(&self.send(packet))
     }
+}
+
+fn moment(now_s: i64, wall_ahead_s: i64) -> Moment {
+    let wall = Timestamp::from_second(now_s + wall_ahead_s).unwrap();
+    Moment { wall, steady_s: now_s - START_S, lease_s: now_s }
 }
 
 pub(super) fn decoded(outcome: &Outcome) -> Decoded {

@@ -8,6 +8,8 @@
 //! changes are kept (at most [`QUEUE_MAX`]) and tried again together with what has come since, every [`AGAIN`], for what
 //! the disk says is to become what the server says, and `trouble` is told how it stands.
 //!
+//! Where nobody asks, `append` is called without changes every [`IDLE`], for what the log has to say by itself.
+//!
 //! When the queue's other end is dropped what still waits is written and answered, and the thread ends.
 
 use std::io;
@@ -27,6 +29,9 @@ const GROUP_MAX: usize = 1024;
 
 /// How long a disk that refused is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a log without changes is left alone.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A change of a lease, and what follows once it is on disk.
 #[derive(Debug)]
@@ -73,7 +78,7 @@ impl Queue {
 pub(super) struct Writer<A, F, T> {
     jobs: Receiver<Job>,
     metrics: Metrics,
-    /// Makes changes durable.
+    /// Makes changes durable, or none.
     pub(super) append: A,
     /// Sends an answer, or says why it is not sent.
     pub(super) finish: F,
@@ -115,29 +120,34 @@ where
     pub(super) fn run(mut self) {
         // Those of earlier groups that the disk refused come first.
         let (mut changes, mut replies) = (Vec::new(), Vec::new());
+        let mut failing = false;
         loop {
-            let failing = !changes.is_empty();
             let queued = self.collect(failing, &mut changes, &mut replies);
-            if changes.is_empty() {
+            if queued == Queued::End && changes.is_empty() {
                 return;
             }
+            let had_failed = failing;
             match (self.append)(&changes) {
                 Ok(()) => {
-                    self.metrics.commit_leases.observe(changes.len() as f64);
+                    if !changes.is_empty() {
+                        self.metrics.commit_leases.observe(changes.len() as f64);
+                    }
                     changes.clear();
                     if failing {
                         (self.trouble)(None);
                     }
+                    failing = false;
                     replies.drain(..).for_each(|reply| (self.finish)(reply, None));
                 }
                 Err(error) => {
+                    failing = true;
                     (self.trouble)(Some(&error));
                     replies.drain(..).for_each(|reply| (self.finish)(reply, Some(Unsent::NotWritten)));
                     let oldest = changes.len().saturating_sub(QUEUE_MAX);
                     changes.drain(..oldest);
                 }
             }
-            if queued == Queued::End && (changes.is_empty() || failing) {
+            if queued == Queued::End && (changes.is_empty() || had_failed) {
                 return;
             }
         }
@@ -145,7 +155,6 @@ where
 
     /// Waits for a job and takes those behind it; after a failure, for as long as the disk is left alone.
     fn collect(&mut self, failing: bool, changes: &mut Vec<Change>, replies: &mut Vec<Reply>) -> Queued {
-        let deadline = Instant::now() + AGAIN;
         let mut take = |job: Job| {
             self.metrics.commit_queue.dec();
             changes.push(job.change);
@@ -153,6 +162,7 @@ where
             replies.len() < GROUP_MAX
         };
         if failing {
+            let deadline = Instant::now() + AGAIN;
             loop {
                 match self.jobs.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                     Ok(job) => {
@@ -165,8 +175,11 @@ where
                 }
             }
         }
-        let Ok(first) = self.jobs.recv() else { return Queued::End };
-        take(first);
+        match self.jobs.recv_timeout(IDLE) {
+            Ok(first) => take(first),
+            Err(RecvTimeoutError::Timeout) => return Queued::More,
+            Err(RecvTimeoutError::Disconnected) => return Queued::End,
+        };
         while let Ok(job) = self.jobs.try_recv()
             && take(job)
         {}
@@ -300,5 +313,26 @@ mod tests {
             assert_eq!(heard.recv().unwrap(), "None");
             drop(queue);
         });
+    }
+
+    #[test]
+    fn where_nobody_asks_the_log_has_its_turn_and_a_disk_that_refuses_is_said() {
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let (say, heard) = channel();
+        let mut works = [true, false, true].into_iter();
+        let append = |changes: &[Change]| {
+            say.send(format!("append {}", changes.len())).unwrap();
+            if works.next().unwrap_or(true) { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        };
+        let trouble = |error: Option<&io::Error>| say.send(format!("trouble {}", error.is_some())).unwrap();
+        let (queue, writer) = new(&metrics, append, |_, _| {}, trouble);
+        std::thread::scope(|scope| {
+            scope.spawn(|| writer.run());
+            for wanted in ["append 0", "append 0", "trouble true", "append 0", "trouble false"] {
+                assert_eq!(heard.recv().unwrap(), wanted);
+            }
+            drop(queue);
+        });
+        assert_eq!(metrics.commit_leases.get_sample_count(), 0, "these are no commits");
     }
 }

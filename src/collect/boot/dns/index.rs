@@ -103,7 +103,7 @@ pub(super) struct Zones<'a> {
     pub(super) index: &'a Index,
     pub(super) names: &'a Names,
     pub(super) networks: &'a Networks,
-    /// For leases.
+    /// The number of a zone, in its SOA.
     pub(super) now_s: i64,
 }
 
@@ -165,7 +165,7 @@ impl Zones<'_> {
 
     fn leased(&self, key: &str) -> Option<Ipv4Addr> {
         let (label, rest) = key.split_once('.').unwrap_or((key, ""));
-        let ip = self.names.address(label, self.now_s)?;
+        let ip = self.names.address(label)?;
         (rest.is_empty() || self.networks.of(ip).is_some_and(|network| text(&network.domain) == rest)).then_some(ip)
     }
 
@@ -173,7 +173,7 @@ impl Zones<'_> {
         if let Some(name) = self.index.by_ip.get(&ip) {
             return Some(name.clone());
         }
-        let label = self.names.name(ip, self.now_s)?;
+        let label = self.names.name(ip)?;
         let domain = self.networks.of(ip).map_or("", |network| network.domain.as_str());
         let (bare, full) = both(&label, domain);
         Some(full.unwrap_or(bare))

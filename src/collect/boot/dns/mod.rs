@@ -136,7 +136,7 @@ pub fn fuzz(packet: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
         super::machines::Machine { hostname: "a".to_owned(), ip, ..Default::default() },
     );
     let names = Names::default();
-    names.lease(Ipv4Addr::new(10, 77, 0, 100), Some(b"b"), 60, 0);
+    names.lease(Ipv4Addr::new(10, 77, 0, 100), Some(b"b"));
     let index = index::Index::new(Arc::new(machines), &networks);
     let zones = index::Zones { index: &index, names: &names, networks: &networks, now_s: 0 };
     let transport = if over_tcp { Transport::Tcp } else { Transport::Udp };

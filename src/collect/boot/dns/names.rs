@@ -2,7 +2,7 @@
 //!
 //! A client may call itself anything, so: one label of RFC 1123 (letters, digits, hyphens inside; [`LABEL_BYTES_MAX`]
 //! bytes), of a longer name the first one; none of [`NEVER`], which programs look up to be told what to do; and a name
-//! belongs to the address that had it first, until that lease ends. The names of machine files go before all of these.
+//! belongs to the address that had it first, until DHCP says that the lease has ended: within a second. The names of machine files go before all of these.
 //! After a restart a lease has its name again once its client asks to go on with it.
 //!
 //! Limit: [`NAMES_MAX`] names; beyond it a lease has no name.
@@ -29,66 +29,47 @@ pub(crate) struct Names {
 #[derive(Debug, Default)]
 struct Table {
     by_name: HashMap<Arc<str>, Ipv4Addr>,
-    /// With the end of the lease, in seconds of the epoch.
-    by_ip: HashMap<Ipv4Addr, (Arc<str>, i64)>,
+    by_ip: HashMap<Ipv4Addr, Arc<str>>,
 }
 
 impl Names {
-    /// Says that `ip` is leased until `until`, to a client that calls itself `host`.
-    pub(crate) fn lease(&self, ip: Ipv4Addr, host: Option<&[u8]>, until_s: i64, now_s: i64) {
+    /// Says that `ip` is leased to a client that calls itself `host`.
+    pub(crate) fn lease(&self, ip: Ipv4Addr, host: Option<&[u8]>) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(name) = host.and_then(label) else { return table.forget(ip) };
-        match table.by_name.get(name.as_str()).copied() {
-            Some(holder) if holder == ip => {}
-            Some(holder) if table.is_on(holder, now_s) => return table.forget(ip),
-            holder => {
-                table.forget(ip);
-                holder.into_iter().for_each(|holder| table.forget(holder));
-            }
+        let name = host.and_then(label);
+        let holder = name.as_ref().and_then(|name| table.by_name.get(name.as_str()).copied());
+        if holder == Some(ip) {
+            return;
         }
-        if table.by_ip.len() >= NAMES_MAX && !table.by_ip.contains_key(&ip) {
-            table.forget_ended(now_s);
-        }
-        if table.by_ip.len() < NAMES_MAX || table.by_ip.contains_key(&ip) {
+        table.forget(ip);
+        if let Some(name) = name.filter(|_| holder.is_none() && table.by_ip.len() < NAMES_MAX) {
             let name: Arc<str> = name.into();
             table.by_name.insert(name.clone(), ip);
-            table.by_ip.insert(ip, (name, until_s));
+            table.by_ip.insert(ip, name);
         }
     }
 
-    /// Says that nobody has `ip` any more: released or declined.
+    /// Says that nobody has `ip` any more: released, declined, or the lease has ended.
     pub(crate) fn released(&self, ip: Ipv4Addr) {
         self.table.write().unwrap_or_else(PoisonError::into_inner).forget(ip);
     }
 
     /// The address of a label, in lower case.
-    pub(crate) fn address(&self, label: &str, now_s: i64) -> Option<Ipv4Addr> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.by_name.get(label).copied().filter(|ip| table.is_on(*ip, now_s))
+    pub(crate) fn address(&self, label: &str) -> Option<Ipv4Addr> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).by_name.get(label).copied()
     }
 
     /// The label of an address.
-    pub(super) fn name(&self, ip: Ipv4Addr, now_s: i64) -> Option<Arc<str>> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.by_ip.get(&ip).filter(|(_, until_s)| now_s < *until_s).map(|(name, _)| name.clone())
+    pub(super) fn name(&self, ip: Ipv4Addr) -> Option<Arc<str>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).by_ip.get(&ip).cloned()
     }
 }
 
 impl Table {
-    fn is_on(&self, ip: Ipv4Addr, now_s: i64) -> bool {
-        self.by_ip.get(&ip).is_some_and(|(_, until_s)| now_s < *until_s)
-    }
-
     fn forget(&mut self, ip: Ipv4Addr) {
-        if let Some((name, _)) = self.by_ip.remove(&ip) {
+        if let Some(name) = self.by_ip.remove(&ip) {
             self.by_name.remove(&name);
         }
-    }
-
-    fn forget_ended(&mut self, now_s: i64) {
-        self.by_ip.retain(|_, (_, until_s)| now_s < *until_s);
-        let by_ip = &self.by_ip;
-        self.by_name.retain(|_, ip| by_ip.contains_key(ip));
     }
 }
 
@@ -115,39 +96,40 @@ mod tests {
     #[test]
     fn a_name_is_of_who_had_it_first_until_its_lease_ends() {
         let names = Names::default();
-        names.lease(A, Some(b"Laptop.example.com"), 100, 0);
-        names.lease(B, Some(b"laptop"), 100, 0);
-        assert_eq!((names.address("laptop", 0), names.name(B, 0)), (Some(A), None));
-        assert_eq!(names.name(A, 99).as_deref(), Some("laptop"));
-        names.lease(A, Some(b"laptop"), 200, 50);
-        assert_eq!(names.address("laptop", 150), Some(A));
+        names.lease(A, Some(b"Laptop.example.com"));
+        names.lease(B, Some(b"laptop"));
+        assert_eq!((names.address("laptop"), names.name(B)), (Some(A), None));
+        assert_eq!(names.name(A).as_deref(), Some("laptop"));
+        names.lease(A, Some(b"laptop"));
+        assert_eq!(names.address("laptop"), Some(A));
         names.released(A);
-        assert_eq!((names.address("laptop", 60), names.name(A, 60)), (None, None));
-        names.lease(B, Some(b"laptop"), 100, 60);
-        assert_eq!(names.address("laptop", 60), Some(B));
-        // Its lease has ended by itself.
-        assert_eq!((names.address("laptop", 100), names.name(B, 100)), (None, None));
-        names.lease(A, Some(b"laptop"), 200, 100);
-        assert_eq!((names.address("laptop", 100), names.name(B, 100)), (Some(A), None));
-        names.lease(A, Some(b"other"), 200, 100);
-        assert_eq!((names.address("laptop", 100), names.address("other", 100)), (None, Some(A)));
-        names.lease(A, None, 200, 100);
-        assert_eq!(names.address("other", 100), None);
+        assert_eq!((names.address("laptop"), names.name(A)), (None, None));
+        names.lease(B, Some(b"laptop"));
+        assert_eq!(names.address("laptop"), Some(B));
+        names.lease(A, Some(b"other"));
+        // Another's name, so it has none.
+        names.lease(A, Some(b"laptop"));
+        assert_eq!((names.address("other"), names.name(A)), (None, None));
+        names.lease(B, None);
+        assert_eq!(names.address("laptop"), None);
+        let table = names.table.read().unwrap();
+        assert!(table.by_ip.is_empty() && table.by_name.is_empty());
     }
 
     #[test]
     fn there_are_no_more_names_than_the_limit() {
         let names = Names::default();
-        let lease = |i: u32, until_s, now_s| {
-            names.lease(Ipv4Addr::from(i), Some(format!("n{i}").as_bytes()), until_s, now_s);
-        };
-        (0..=NAMES_MAX as u32).for_each(|i| lease(i, 100 + i64::from(i % 2), 0));
-        assert_eq!(names.address(&format!("n{NAMES_MAX}"), 0), None);
-        // Half of them have ended by now.
-        lease(NAMES_MAX as u32, 200, 100);
-        assert!(names.address(&format!("n{NAMES_MAX}"), 100).is_some());
+        let lease = |i: u32| names.lease(Ipv4Addr::from(i), Some(format!("n{i}").as_bytes()));
+        (0..=NAMES_MAX as u32).for_each(lease);
+        assert_eq!(names.address(&format!("n{NAMES_MAX}")), None);
+        // Who has one may change it.
+        names.lease(Ipv4Addr::from(1), Some(b"other"));
+        assert!(names.address("other").is_some());
+        names.released(Ipv4Addr::from(0));
+        lease(NAMES_MAX as u32);
+        assert!(names.address(&format!("n{NAMES_MAX}")).is_some());
         let table = names.table.read().unwrap();
-        assert_eq!((table.by_ip.len(), table.by_name.len()), (NAMES_MAX / 2 + 1, NAMES_MAX / 2 + 1));
+        assert_eq!((table.by_ip.len(), table.by_name.len()), (NAMES_MAX, NAMES_MAX));
     }
 
     #[test]

@@ -34,8 +34,8 @@ impl Bench {
             machines.add(SERVER, machine);
         }
         let names = Names::default();
-        names.lease([10, 77, 0, 100].into(), Some(b"Laptop"), 60, 0);
-        names.lease([10, 77, 0, 101].into(), Some(b"web1"), 60, 0);
+        names.lease([10, 77, 0, 100].into(), Some(b"Laptop"));
+        names.lease([10, 77, 0, 101].into(), Some(b"web1"));
         Bench { index: Index::new(Arc::new(machines), &networks), names, networks }
     }
 
