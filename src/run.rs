@@ -175,7 +175,7 @@ impl Gateway {
 
 impl Sockets {
     fn bind(config: &Config) -> greypit_pipeline::Result<Sockets> {
-        let syslog = syslog::bind_beside(&config.syslog, sys::passed_sockets())?;
+        let syslog = syslog::bind_beside(&config.syslog, sys::passed_sockets(), syslog::Addresses::AreHere)?;
         Ok(Sockets { syslog, milter: milter::bind(&config.milter)?, boot: boot::bind(&config.boot)? })
     }
 
