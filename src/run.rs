@@ -175,8 +175,12 @@ impl Gateway {
 
 impl Sockets {
     fn bind(config: &Config) -> greypit_pipeline::Result<Sockets> {
-        let syslog = syslog::bind_beside(&config.syslog, sys::passed_sockets())?;
-        Ok(Sockets { syslog, milter: milter::bind(&config.milter)?, boot: boot::bind(&config.boot)? })
+        let boot = boot::bind(&config.boot)?;
+        // The machines that boot log to the address that they boot from.
+        let waits = boot.as_ref().is_some_and(boot::Bound::waits);
+        let addresses = if waits { syslog::Addresses::MayCome } else { syslog::Addresses::AreHere };
+        let syslog = syslog::bind_beside(&config.syslog, sys::passed_sockets(), addresses)?;
+        Ok(Sockets { syslog, milter: milter::bind(&config.milter)?, boot })
     }
 
     fn addresses(&self, config: &Config) -> Vec<String> {

@@ -49,8 +49,10 @@ impl Args {
         if !config.syslog.tls_cert.is_empty() {
             tls::read(&config.syslog).map_err(locate)?;
         }
-        if config.boot.is_on() {
-            boot::overview::known(&config.boot).map_err(locate)?;
+        if config.boot.is_on()
+            && let Some(waits) = boot::check(&config.boot).map_err(locate)?
+        {
+            eprintln!("greypit check: boot.interface: {}; everything else starts without", printable(&waits));
         }
         if config.kafka.is_on() {
             kafka::topics::try_properties(&config.kafka).map_err(locate)?;

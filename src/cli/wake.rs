@@ -147,7 +147,7 @@ mod tests {
         let (code, _) = wake(&["web1"], &loaded(folder.path(), ""));
         assert!(matches!(&code, Err(Stop::Say(line)) if line.contains("boot.interface")), "{code:?}");
         let (code, _) = wake(&["web1"], &loaded(folder.path(), "[boot]\ninterface = \"nowhere0\"\n"));
-        assert!(matches!(&code, Err(Stop::Say(line)) if line.contains("no interface 'nowhere0'")), "{code:?}");
+        assert!(matches!(&code, Err(Stop::Say(line)) if line.contains("nowhere0: no such interface")), "{code:?}");
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //! Answering never waits for recording ([`audit`]). [`sessions`] ties the packets of one start of a machine together.
 //!
 //! Start: [`bind`] reads the machine files and takes every socket, so that a mistake shows before anything runs;
-//! [`spawn`] recovers the leases and answers.
+//! [`spawn`] recovers the leases and answers. An interface that is not there yet holds up nothing but itself, and one that
+//! changes needs no restart: [`keeper`].
 
 mod arp_table;
 mod audit;
@@ -24,8 +25,11 @@ pub mod dhcp;
 mod dns;
 pub mod files;
 mod http;
+mod keeper;
+mod life;
 mod mac;
 mod machines;
+mod metrics;
 mod net;
 pub(crate) mod overview;
 mod places;
@@ -51,33 +55,34 @@ pub use dhcp::fuzz as fuzz_dhcp;
 pub use dns::fuzz as fuzz_dns;
 pub(crate) use power::{Waker, control_path};
 
-use self::arp_table::ArpTable;
 use self::audit::Audit;
 use self::files::Root;
-use self::machines::catalog::Catalog;
-use self::net::{Interface, Networks};
+use self::keeper::Keeper;
+use self::life::{Kept, Life, Plan};
+use self::metrics::Metrics;
+use self::net::{Look, Networks};
 use self::sessions::Sessions;
-use self::world::World;
 
 pub(crate) const KINDS: [Kind; 5] = [audit::DHCP, audit::TFTP, audit::HTTP, audit::DNS, audit::POWER];
 
-/// Sockets that are bound and files that are read.
+/// Sockets that are bound and files that are read, as far as the interfaces are there.
 #[derive(Debug)]
 pub struct Bound {
-    networks: Networks,
-    machines: Catalog,
-    root: Root,
     sessions: Arc<Sessions>,
-    dhcp: dhcp::Bound,
-    tftp: bound::Bound,
-    http: bound::Bound,
-    dns: dns::Bound,
+    look: Look,
+    /// None where no interface is there.
+    bound: Option<life::Bound>,
 }
 
 impl Bound {
     /// What was bound, for people.
     pub fn addresses(&self) -> Vec<String> {
-        [self.dhcp.addresses(), self.tftp.addresses(), self.http.addresses(), self.dns.addresses()].concat()
+        self.bound.as_ref().map(life::Bound::addresses).unwrap_or_default()
+    }
+
+    /// Whether an interface is waited for.
+    pub fn waits(&self) -> bool {
+        self.bound.is_none() || !self.look.absent.is_empty()
     }
 
     /// For syslog, whose lines belong to sessions too.
@@ -86,7 +91,8 @@ impl Bound {
     }
 }
 
-/// Looks at the interfaces, reads the machine files and binds every socket; `None` where the collector is off.
+/// Looks at the interfaces, reads the machine files and binds every socket; `None` where the collector is off. What only
+/// shows with an interface that is not there yet shows on `/readyz` later.
 ///
 /// # Errors
 /// [`Error::Config`] names the key, the reason and what to do.
@@ -95,25 +101,48 @@ pub fn bind(config: &Config) -> Result<Option<Bound>> {
     if !config.is_on() {
         return Ok(None);
     }
-    let interfaces: Vec<_> = config.interface.iter().map(|name| Interface::find(name)).collect::<Result<_>>()?;
-    let networks = Networks::new(config, interfaces.clone())?;
-    let answers = config.mode != Mode::Listen;
-    Ok(Some(Bound {
-        machines: Catalog::open(&config.dir, &networks)?,
-        root: Root::open(&config.root)?,
-        sessions: Arc::new(Sessions::new(config.session.0)),
-        dhcp: dhcp::bind(config, &interfaces)?,
-        tftp: if answers { tftp::bind(&config.tftp, &interfaces)? } else { bound::Bound::default() },
-        http: if answers { http::bind(&config.http, &interfaces)? } else { bound::Bound::default() },
-        dns: if config.mode == Mode::Serve { dns::bind(&config.dns, &interfaces)? } else { dns::Bound::default() },
-        networks,
-    }))
+    let mut look = Look::now(&config.interface, &[])?;
+    if !look.absent.is_empty() {
+        overview::check_files(config)?;
+        Root::open(&config.root)?;
+        dhcp::try_without(config)?;
+    }
+    let mut bound = None;
+    if !look.present.is_empty() {
+        match Plan::new(config, look.present.clone(), None).and_then(|plan| plan.bind(config)) {
+            Ok(done) => bound = Some(done),
+            Err(error) => {
+                // An interface may have changed at this moment: then that is what is waited for.
+                let seen = std::mem::take(&mut look.present);
+                look = Look::now(&config.interface, &seen)?;
+                if !look.lacks(&seen) {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(Some(Bound { sessions: Arc::new(Sessions::new(config.session.0)), look, bound }))
+}
+
+/// What `greypit check` says of the interfaces that are to be served: `Some` where some of them are not here.
+///
+/// # Errors
+/// [`Error::Config`] for what does not fit those that are here, and for machine files that are not right.
+pub(crate) fn check(config: &Config) -> Result<Option<String>> {
+    let look = match Look::now(&config.interface, &[]) {
+        Ok(look) => look,
+        Err(error) => return overview::known(config).map(|_| Some(error.to_string())),
+    };
+    let waits_for = look.waits_for();
+    Networks::new(config, look.present)?;
+    overview::known(config)?;
+    Ok(waits_for)
 }
 
 /// Starts the tasks, inside a Tokio runtime. They end, and drop their [`Submit`], once `stop` is cancelled.
 ///
 /// # Errors
-/// [`Error::Config`] where `registry` has these metrics already; [`Error::Io`] where the leases cannot be read.
+/// [`Error::Config`] where `registry` has these metrics already; [`Error::Io`] where there is no place for what is kept.
 pub fn spawn(
     bound: Bound,
     config: &Config,
@@ -124,41 +153,21 @@ pub fn spawn(
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
     check_apart(config, data_dir)?;
-    let audit = Audit::new(submit, registry)
-        .map_err(|error| Error::Config { key: "boot".to_owned(), problem: error.to_string() })?;
-    let world = Arc::new(World {
+    let taken = |error: prometheus::Error| Error::Config { key: "boot".to_owned(), problem: error.to_string() };
+    let kept = Kept {
         config: config.clone(),
-        networks: bound.networks,
-        machines: bound.machines,
+        data_dir: data_dir.to_owned(),
         sessions: bound.sessions,
-        root: bound.root,
-        arp: ArpTable::default(),
         names: dns::Names::default(),
-        audit,
-    });
-    let mut tasks = vec![
-        world.machines.watch(health, registry, stop.clone())?,
-        world.sessions.keep(data_dir, registry, stop.clone())?,
-    ];
-    tasks.extend(dhcp::spawn(bound.dhcp, world.clone(), data_dir, health, registry, stop.clone())?);
-    let tftp = tftp::spawn(bound.tftp, world.clone(), registry, stop.clone())?;
-    let http = http::spawn(bound.http, world.clone(), registry, stop.clone())?;
-    let dns = dns::spawn(bound.dns, world.clone(), registry, stop.clone())?;
-    for (part, answering) in [("tftp", tftp), ("boot_http", http), ("dns", dns)] {
-        tasks.extend(answering.into_iter().map(|task| tokio::spawn(watched(part, task, health.clone(), stop.clone()))));
-    }
-    tasks.extend(power::spawn(world, data_dir, health, registry, stop)?);
-    health.ok("boot");
-    Ok(tasks)
-}
-
-/// Says it where a task that answers has ended although nobody told it to, which only a fault of ours can do.
-async fn watched(part: &'static str, task: JoinHandle<()>, health: Health, stop: CancellationToken) {
-    health.ok(part);
-    let ended = task.await;
-    if !stop.is_cancelled() || ended.is_err() {
-        health.held(part, "it has ended and answers nobody; restart greypit");
-    }
+        audit: Arc::new(Audit::new(submit, registry).map_err(taken)?),
+        metrics: Metrics::new(registry, config).map_err(taken)?,
+        health: health.clone(),
+    };
+    let keep = kept.sessions.keep(data_dir, registry, stop.clone())?;
+    let life = bound.bound.map(|bound| Life::begin(bound, &kept, &stop)).transpose()?;
+    let keeper = Keeper::new(kept, life, stop);
+    keeper.first(&bound.look);
+    Ok(vec![keep, tokio::spawn(keeper.run())])
 }
 
 /// What is below `boot.root` is given out to the network: leases, sessions and the spool must not be, nor what the files

@@ -3,116 +3,18 @@
 //! Everything that answers asks here first: an address that is in none of them gets no answer from any protocol, so
 //! greypit is of no use as an amplifier or as an open resolver.
 
+mod interface;
 pub(crate) mod network;
 
 use std::net::Ipv4Addr;
 
 use greypit_pipeline::{Error, Result};
 use ipnet::Ipv4Net;
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
 
 use super::config::Config;
-use super::mac::Mac;
 
+pub(crate) use self::interface::{Card, Interface, Look};
 pub(crate) use self::network::Network;
-
-/// One of this machine's network interfaces.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Interface {
-    pub(crate) name: String,
-    /// The kernel's number for it.
-    pub(crate) index: u32,
-    pub(crate) mac: Mac,
-    /// Its first IPv4 address: what clients know as the server.
-    pub(crate) addr: Ipv4Addr,
-    pub(crate) subnet: Ipv4Net,
-}
-
-impl Interface {
-    /// Asks the kernel.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for `boot.interface`: it is not there, or has no IPv4 address.
-    pub(crate) fn find(name: &str) -> Result<Interface> {
-        let refuse = |problem: String| Error::Config { key: "boot.interface".into(), problem };
-        let look = Look::at(name).map_err(|error| refuse(format!("the interfaces cannot be listed: {error}")))?;
-        let Some((index, mac)) = look.link else {
-            return Err(refuse(format!("there is no interface '{name}' here; there is {}", look.others.join(", "))));
-        };
-        let Some((addr, mask)) = look.addrs.first() else {
-            return Err(refuse(format!("'{name}' has no IPv4 address; give it one, for example `ip addr add …`")));
-        };
-        let subnet = Ipv4Net::with_netmask(*addr, *mask).map_err(|error| refuse(format!("'{name}': {error}")))?;
-        Ok(Interface { name: name.to_owned(), index, mac, addr: *addr, subnet: subnet.trunc() })
-    }
-
-    /// How it is now, compared with how it was found.
-    pub(crate) fn presence(&self) -> Presence {
-        let Ok(look) = Look::at(&self.name) else { return Presence::Gone };
-        match look.link {
-            None => Presence::Gone,
-            _ if !look.is_up => Presence::Down,
-            _ if look.addrs.iter().all(|(addr, _)| *addr != self.addr) => Presence::Renumbered,
-            Some((index, mac)) if (index, mac) != (self.index, self.mac) => {
-                Presence::Another(Interface { index, mac, ..self.clone() })
-            }
-            Some(_) => Presence::Same,
-        }
-    }
-
-    /// Where everybody on it hears.
-    pub(crate) fn broadcast(&self) -> Ipv4Addr {
-        self.subnet.broadcast()
-    }
-}
-
-/// What has become of an interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Presence {
-    Same,
-    /// It was made anew, with the same name and address, or has another card.
-    Another(Interface),
-    /// It has lost the address that clients know.
-    Renumbered,
-    Down,
-    Gone,
-}
-
-/// What the kernel says of an interface.
-#[derive(Debug, Default)]
-struct Look {
-    link: Option<(u32, Mac)>,
-    is_up: bool,
-    /// With their masks, in the kernel's order.
-    addrs: Vec<(Ipv4Addr, Ipv4Addr)>,
-    /// The names of all others, each once.
-    others: Vec<String>,
-}
-
-impl Look {
-    fn at(name: &str) -> nix::Result<Look> {
-        let mut look = Look::default();
-        for entry in getifaddrs()? {
-            if entry.interface_name != name {
-                look.others.push(entry.interface_name);
-                continue;
-            }
-            look.is_up = entry.flags.contains(InterfaceFlags::IFF_UP);
-            let Some(address) = entry.address else { continue };
-            if let Some(link) = address.as_link_addr() {
-                look.link = Some((link.ifindex() as u32, Mac(link.addr().unwrap_or_default())));
-            }
-            if let Some(addr) = address.as_sockaddr_in() {
-                let mask = entry.netmask.as_ref().and_then(|mask| mask.as_sockaddr_in().map(|mask| mask.ip()));
-                look.addrs.push((addr.ip(), mask.unwrap_or(Ipv4Addr::BROADCAST)));
-            }
-        }
-        look.others.sort();
-        look.others.dedup();
-        Ok(look)
-    }
-}
 
 /// All of them.
 #[derive(Clone, Debug, Default)]
@@ -122,7 +24,8 @@ pub(crate) struct Networks {
 }
 
 impl Networks {
-    /// Puts together what the config says and what the kernel says.
+    /// Puts together what the config says and what the kernel says. `interfaces`: those of the config that are there. What
+    /// belongs to the others is left out: their pools, and networks behind relays, which are the first one's.
     ///
     /// # Errors
     /// [`Error::Config`] where a pool or a network does not fit.
@@ -141,8 +44,10 @@ impl Networks {
             });
         }
         let Some(first) = interfaces.first() else { return Ok(Networks::default()) };
-        for network in &config.network {
-            networks.push(network.network(first.addr)?);
+        if config.interface.first().is_none_or(|name| *name == first.name) {
+            for network in &config.network {
+                networks.push(network.network(first.addr)?);
+            }
         }
         let networks = Networks { interfaces, networks };
         networks.check(config)?;
@@ -158,6 +63,10 @@ impl Networks {
             }
         }
         super::dhcp::config::check_pools(&self.networks)?;
+        if self.interfaces.len() < config.interface.len() {
+            // A pool of none of these may be in the network of one that is not there yet.
+            return Ok(());
+        }
         for (first, last) in config.dhcp.pools()? {
             let whole =
                 self.of(first).is_some_and(|network| network.interface.is_some() && network.subnet.contains(&last));
@@ -192,14 +101,16 @@ fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
+    use crate::collect::boot::mac::Mac;
 
     /// An interface `eth1` with 10.77.0.1/24.
     pub(crate) fn interface() -> Interface {
         Interface {
             name: "eth1".to_owned(),
             index: 2,
-            mac: Mac([0x52, 0x54, 0, 0, 0, 1]),
+            card: Card::new(Mac([0x52, 0x54, 0, 0, 0, 1])),
             addr: Ipv4Addr::new(10, 77, 0, 1),
+            home: Ipv4Addr::new(10, 77, 0, 1),
             subnet: "10.77.0.0/24".parse().unwrap(),
         }
     }
@@ -241,22 +152,31 @@ mod tests {
     }
 
     #[test]
-    fn the_loopback_interface_is_found_and_others_are_named() {
-        let error = Interface::find("nowhere0").unwrap_err().to_string();
-        assert!(error.contains("no interface 'nowhere0'") && error.contains("lo"), "{error}");
-    }
-
-    #[test]
-    fn an_interface_is_the_same_or_it_is_said_what_has_become_of_it() {
-        let found = Interface::find("lo").unwrap();
-        let now = |change: fn(&mut Interface)| {
-            let mut before = found.clone();
-            change(&mut before);
-            before.presence()
+    fn what_belongs_to_an_interface_that_is_not_there_is_left_out() {
+        let text = "interface = [\"eth1\", \"eth2\"]\n\
+                    dhcp.pool = [\"10.77.0.100-10.77.0.109\", \"10.78.0.100-10.78.0.109\"]\n\
+                    [[network]]\nsubnet = \"10.9.0.0/16\"";
+        let config: Config = toml::from_str(text).unwrap();
+        let subnets = |names: &[(&str, &str)]| {
+            let interface = |(name, net): &(&str, &str)| {
+                let net: Ipv4Net = net.parse().unwrap();
+                Interface {
+                    name: (*name).to_owned(),
+                    addr: net.addr(),
+                    home: net.addr(),
+                    subnet: net.trunc(),
+                    ..testing::interface()
+                }
+            };
+            let networks = Networks::new(&config, names.iter().map(interface).collect())?;
+            Ok(networks.networks.iter().map(|of| format!("{} {}", of.subnet, of.pools.len())).collect::<Vec<_>>())
         };
-        assert_eq!(now(|_| {}), Presence::Same);
-        assert_eq!(now(|before| before.name = "nowhere0".to_owned()), Presence::Gone);
-        assert_eq!(now(|before| before.addr = Ipv4Addr::new(192, 0, 2, 1)), Presence::Renumbered);
-        assert_eq!(now(|before| before.index = 4711), Presence::Another(found.clone()));
+        let (eth1, eth2) = (("eth1", "10.77.0.1/24"), ("eth2", "10.78.0.1/24"));
+        let said = |subnets: Result<Vec<String>>| subnets.unwrap().join(", ");
+        assert_eq!(said(subnets(&[eth1, eth2])), "10.77.0.0/24 1, 10.78.0.0/24 1, 10.9.0.0/16 0");
+        assert_eq!(said(subnets(&[eth1])), "10.77.0.0/24 1, 10.9.0.0/16 0");
+        assert_eq!(said(subnets(&[eth2])), "10.78.0.0/24 1");
+        let error = subnets(&[eth1, ("eth2", "10.79.0.1/24")]).unwrap_err().to_string();
+        assert!(error.contains("10.78.0.100-10.78.0.109 is not in"), "{error}");
     }
 }

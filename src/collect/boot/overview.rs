@@ -14,7 +14,7 @@ use super::config::Config;
 use super::mac::Mac;
 use super::machines::Machines;
 use super::machines::load::{Mistake, load};
-use super::net::{Interface, Networks};
+use super::net::{Look, Networks};
 use super::sessions::saved::{self, SavedError, SavedSession};
 use super::sessions::{Protocol, Stage};
 
@@ -73,11 +73,24 @@ pub(crate) struct Known(Machines);
 /// # Errors
 /// [`Error::Config`] for `boot.dir`, with the first file that is not right.
 pub(crate) fn known(config: &Config) -> Result<Known> {
-    let interfaces: Result<Vec<_>> = config.interface.iter().map(|name| Interface::find(name)).collect();
-    let networks = interfaces.and_then(|interfaces| Networks::new(config, interfaces));
-    let networks = networks.ok().filter(|networks| !networks.interfaces.is_empty());
+    let look = Look::now(&config.interface, &[]).ok().filter(|look| look.absent.is_empty());
+    let networks = look.and_then(|look| Networks::new(config, look.present).ok());
+    let networks = networks.filter(|networks| !networks.interfaces.is_empty());
+    read(config, networks.as_ref()).map(Known)
+}
+
+/// Reads the machine files of the servers in `networks`, or of all.
+fn read(config: &Config, networks: Option<&Networks>) -> Result<Machines> {
     let refuse = |mistake: Mistake| Error::Config { key: "boot.dir".into(), problem: mistake.to_string() };
-    load(&config.dir, networks.as_ref(), &mut |_| {}).map(Known).map_err(refuse)
+    load(&config.dir, networks, &mut |_| {}).map_err(refuse)
+}
+
+/// Checks what can be without any interface: the machine files, all of them as nobody knows which servers are this one.
+///
+/// # Errors
+/// As [`known`].
+pub(super) fn check_files(config: &Config) -> Result<()> {
+    read(config, None).map(drop)
 }
 
 /// Where the daemon writes what it has seen.

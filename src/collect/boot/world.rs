@@ -35,7 +35,7 @@ pub(crate) struct World {
     pub(crate) names: Names,
     /// Who is on our links, as far as the kernel knows.
     pub(crate) arp: ArpTable,
-    pub(crate) audit: Audit,
+    pub(crate) audit: Arc<Audit>,
 }
 
 /// What somebody gets for a name, and what is recorded of it.
@@ -231,8 +231,9 @@ pub(crate) mod testing {
         let interface = Interface {
             name: "lo".to_owned(),
             index: 1,
-            mac: super::super::mac::Mac([0; 6]),
+            card: super::super::net::Card::new(super::super::mac::Mac([0; 6])),
             addr: net.addr(),
+            home: net.addr(),
             subnet: net.trunc(),
         };
         let (submit, queue) = queue(1 << 24);
@@ -244,7 +245,7 @@ pub(crate) mod testing {
             root: Root::open(root).unwrap(),
             names: Names::default(),
             arp: ArpTable::of("/nonexistent"),
-            audit: Audit::new(submit, &registry).unwrap(),
+            audit: Audit::new(submit, &registry).unwrap().into(),
             config,
         };
         (world, queue, registry)

@@ -8,13 +8,11 @@ use greypit_pipeline::Health;
 /// The part's name.
 const PART: &str = "dhcp";
 
-/// What can be wrong. The first two keep machines from starting; with the others most things work.
+/// What can be wrong. The first keeps machines from starting; with the others most things work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Trouble {
     /// Leases cannot be written.
     Leases,
-    /// An interface, by its number, is not as it was.
-    Interface(usize),
     /// No address is free.
     Pool,
     /// Another server answers.
@@ -45,7 +43,7 @@ impl Board {
             return;
         }
         let said = troubles.values().map(String::as_str).collect::<Vec<_>>().join("; ");
-        let holds = troubles.keys().any(|trouble| matches!(trouble, Trouble::Leases | Trouble::Interface(_)));
+        let holds = troubles.keys().any(|trouble| matches!(trouble, Trouble::Leases));
         match (holds, said.is_empty()) {
             (_, true) => self.health.ok(PART),
             (true, false) => self.health.held(PART, said),

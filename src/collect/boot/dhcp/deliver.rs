@@ -1,7 +1,7 @@
 //! How an answer leaves: sent first, counted and recorded after that, by whichever thread has it.
 
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use super::metrics::{Metrics, Unsent};
 use super::sockets::Sockets;
@@ -14,32 +14,19 @@ use crate::collect::complaints::Complaints;
 pub(super) struct Delivery {
     pub(super) world: Arc<World>,
     pub(super) metrics: Metrics,
-    /// One for each of the world's interfaces; others take their place where an interface came back as another.
-    sockets: RwLock<Vec<Arc<Sockets>>>,
+    /// One for each of the world's interfaces.
+    pub(super) sockets: Vec<Arc<Sockets>>,
     pub(super) complaints: Complaints,
 }
 
 impl Delivery {
     pub(super) fn new(world: Arc<World>, metrics: Metrics, sockets: Vec<Sockets>) -> Delivery {
-        let sockets = RwLock::new(sockets.into_iter().map(Arc::new).collect());
+        let sockets = sockets.into_iter().map(Arc::new).collect();
         Delivery { world, metrics, sockets, complaints: Complaints::default() }
     }
 
-    /// Those of all interfaces, as they are now.
-    pub(super) fn sockets(&self) -> Vec<Arc<Sockets>> {
-        self.sockets.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn replace(&self, interface: usize, by: Sockets) {
-        let mut sockets = self.sockets.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = sockets.get_mut(interface) {
-            *place = Arc::new(by);
-        }
-    }
-
-    fn of(&self, interface: usize) -> io::Result<Arc<Sockets>> {
-        let sockets = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
-        sockets.get(interface).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn of(&self, interface: usize) -> io::Result<&Sockets> {
+        self.sockets.get(interface).map(Arc::as_ref).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Sends the answer, unless there is a reason not to, then says what became of it.

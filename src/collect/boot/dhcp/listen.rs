@@ -5,9 +5,7 @@
 //! ([`super::writer`]), before the next is looked at; each socket gives at most [`read::AT_ONCE`] packets before the
 //! others get their turn. Nothing here waits for a disk, a queue or a send.
 //!
-//! Once a second ([`TICK`]) it lets leases end, sets the gauges, asks the kernel for its drops, and looks at the
-//! interfaces. One that is down, gone or has lost the address that clients know is said on `/readyz`, and goes on by
-//! itself when it is back: where it was made anew its sockets are too.
+//! Once a second ([`TICK`]) it lets leases end, sets the gauges and asks the kernel for its drops.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use greypit_pipeline::Result;
 use nix::errno::Errno;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use socket2::Socket;
@@ -35,14 +32,10 @@ use super::writer::{Job, Queue, Reply};
 use super::{BOOT_PORT, CLIENT_PORT, SERVER_PORT};
 use crate::collect::boot::config::Mode;
 use crate::collect::boot::mac::Mac;
-use crate::collect::boot::net::{Interface, Presence};
 use crate::sys;
 
 /// How often it looks after what nobody sends a packet for.
 const TICK: Duration = Duration::from_secs(1);
-
-/// How often the interfaces are looked at.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// Wakes the thread to end.
 #[derive(Debug)]
@@ -115,7 +108,6 @@ pub(super) struct Listener {
     sources: Vec<Source>,
     probes: Probes,
     foreign: Foreign,
-    looked: Instant,
 }
 
 impl Listener {
@@ -127,34 +119,18 @@ impl Listener {
         queue: Option<Queue>,
         board: Arc<Board>,
     ) -> Listener {
-        let mut listener = Listener {
-            server,
-            clock,
-            delivery,
-            queue,
-            board,
-            sockets: Vec::new(),
-            sources: Vec::new(),
-            probes: Probes::default(),
-            foreign: Foreign::default(),
-            looked: Instant::now(),
-        };
-        listener.take_sockets();
-        listener
-    }
-
-    /// Takes the sockets as they are now.
-    fn take_sockets(&mut self) {
-        self.sockets = self.delivery.sockets();
-        self.sources.clear();
-        for (interface, sockets) in self.sockets.iter().enumerate() {
+        let sockets = delivery.sockets.clone();
+        let mut sources = Vec::new();
+        for (interface, sockets) in sockets.iter().enumerate() {
             for input in INPUTS {
                 if let Some(socket) = input.of(sockets) {
                     let drops = sys::dropped_packets(socket).unwrap_or(0);
-                    self.sources.push(Source { interface, input, drops });
+                    sources.push(Source { interface, input, drops });
                 }
             }
         }
+        let (probes, foreign) = (Probes::default(), Foreign::default());
+        Listener { server, clock, delivery, queue, board, sockets, sources, probes, foreign }
     }
 
     /// Works until it is told to stop.
@@ -201,7 +177,7 @@ impl Listener {
         };
         match result {
             Ok(_) => {}
-            // ENETDOWN comes once when an interface goes down, and looking at the interfaces says so.
+            // ENETDOWN comes once when an interface goes down, which is said by whoever looks at the interfaces.
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => return,
             Err(error) => {
                 if let Some(unlogged) = self.delivery.complaints.allow() {
@@ -307,7 +283,7 @@ impl Listener {
     /// Somebody says by ARP that an address is its own.
     fn claimed(&mut self, packet: &[u8], interface: usize, sockets: &Sockets, at: Moment, received: Instant) {
         let Some((ip, by)) = arp::claim(packet) else { return };
-        if by == sockets.interface.mac || !self.probes.is_asked(interface, ip, received) {
+        if by == sockets.interface.card.mac() || !self.probes.is_asked(interface, ip, received) {
             return;
         }
         if let Some(outcome) = self.server.conflict(ip, by, at) {
@@ -332,10 +308,6 @@ impl Listener {
             let is_empty = levels.free == 0 && levels.pools > 0;
             self.board.set(Trouble::Pool, is_empty.then(|| "the pools have no free address".to_owned()));
         }
-        if now.duration_since(self.looked) >= LOOK {
-            self.looked = now;
-            self.look();
-        }
     }
 
     fn count_drops(&mut self) {
@@ -355,87 +327,10 @@ impl Listener {
             }
         }
     }
-
-    /// Sees to the interfaces that are not as they were.
-    fn look(&mut self) {
-        let (mut down, mut changed) = (0, false);
-        for (i, sockets) in self.sockets.iter().enumerate() {
-            let name = &sockets.interface.name;
-            let trouble = match sockets.interface.presence() {
-                Presence::Same => None,
-                Presence::Another(interface) => match self.reopen(i, sockets, &interface) {
-                    Ok(()) => {
-                        tracing::info!(interface = name, "it was made anew or has another card, and is served again");
-                        changed = true;
-                        None
-                    }
-                    Err(error) => Some(error.to_string()),
-                },
-                Presence::Renumbered => {
-                    let addr = sockets.interface.addr;
-                    Some(format!(
-                        "{name} no longer has {addr}, which clients know as the server: give it back, or restart greypit"
-                    ))
-                }
-                Presence::Down => Some(format!("{name} is down")),
-                Presence::Gone => Some(format!("{name} is gone")),
-            };
-            down += i64::from(trouble.is_some());
-            self.board.set(Trouble::Interface(i), trouble);
-        }
-        self.delivery.metrics.interfaces_down.set(down);
-        if changed {
-            self.take_sockets();
-        }
-    }
-
-    fn reopen(&self, i: usize, before: &Sockets, interface: &Interface) -> Result<()> {
-        let sockets = if interface.index == before.interface.index {
-            before.of_card(interface)?
-        } else {
-            // The old ones are of an interface that is no more, so they do not stand in the way.
-            Sockets::open(&self.delivery.world.config, interface)?
-        };
-        self.delivery.replace(i, sockets);
-        Ok(())
-    }
 }
 
 /// Whether an offer goes to somebody on our own link, where ARP asks.
 fn is_on_link(outcome: &Outcome) -> bool {
     let to = outcome.answer.as_ref().map(|answer| answer.to);
     matches!(to, Some(Destination::Link(..) | Destination::Broadcast | Destination::Client(_)))
-}
-
-#[cfg(test)]
-mod tests {
-    use greypit_pipeline::Health;
-    use prometheus::Registry;
-
-    use super::super::clock::Reading;
-    use super::super::metrics::Metrics;
-    use super::super::tests::world;
-    use super::*;
-
-    #[test]
-    fn an_interface_with_another_card_keeps_its_sockets() {
-        let folder = tempfile::tempdir().unwrap();
-        let registry = Registry::new();
-        let mut sockets = Sockets::on_loopback(9);
-        let port =
-            |sockets: &Sockets| sockets.server.as_ref().unwrap().local_addr().unwrap().as_socket().unwrap().port();
-        let (index, wanted) = (sockets.interface.index, (Mac([0; 6]), port(&sockets)));
-        let (world, _events) = world(folder.path(), sockets.interface.clone(), &registry);
-        // What loopback does not have.
-        sockets.interface.mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
-        let (networks, machines, sessions) = (world.networks.clone(), world.machines.clone(), world.sessions.clone());
-        let clock = Clock::resume(None, Reading::now());
-        let server = Server::new(&world.config, networks, machines, sessions, Vec::new(), clock.now());
-        let delivery = Arc::new(Delivery::new(world, Metrics::new(&registry).unwrap(), vec![sockets]));
-        let mut listener = Listener::new(server, clock, delivery, None, Arc::new(Board::new(&Health::new())));
-        listener.look();
-        assert_eq!(listener.delivery.metrics.interfaces_down.get(), 0);
-        let now = &listener.sockets[0];
-        assert_eq!((now.interface.mac, port(now), now.interface.index), (wanted.0, wanted.1, index));
-    }
 }

@@ -12,7 +12,6 @@
 //! | `greypit_dhcp_conflicts_total` | | offered addresses that somebody else had |
 //! | `greypit_dhcp_probes_unsent_total` | | offers without a conflict check |
 //! | `greypit_dhcp_foreign_servers_total` | | messages of, or for, servers that should not be there |
-//! | `greypit_dhcp_interfaces_down` | | interfaces that are down, gone, or without their address |
 //! | `greypit_dhcp_commit_seconds` | | from a request that changes a lease to its answer |
 //! | `greypit_dhcp_commit_leases` | | leases written by one sync |
 //! | `greypit_dhcp_commit_queue`, `…_limit` | | requests that wait for their lease to be written |
@@ -83,7 +82,7 @@ impl Dropped {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Metrics {
+pub(crate) struct Metrics {
     messages: IntCounterVec,
     answers: IntCounterVec,
     unanswered: IntCounterVec,
@@ -94,14 +93,13 @@ pub(super) struct Metrics {
     pub(super) conflicts: IntCounter,
     pub(super) probes_unsent: IntCounter,
     pub(super) foreign: IntCounter,
-    pub(super) interfaces_down: IntGauge,
     pub(super) commit_seconds: Histogram,
     pub(super) commit_leases: Histogram,
     pub(super) commit_queue: IntGauge,
 }
 
 impl Metrics {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Metrics> {
+    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Metrics> {
         let register = Register::new(registry, "greypit_dhcp_");
         let metrics = Metrics {
             messages: register.counters("messages_total", "DHCP and BOOTP messages received.", &["message"])?,
@@ -115,7 +113,6 @@ impl Metrics {
             probes_unsent: register.counter("probes_unsent_total", "Offers without a conflict check.")?,
             foreign: register
                 .counter("foreign_servers_total", "Messages of, or for, servers that should not be there.")?,
-            interfaces_down: register.gauge("interfaces_down", "Interfaces that are down, gone or without address.")?,
             commit_seconds: register.histogram(
                 "commit_seconds",
                 "From a request that changes a lease to its answer.",

@@ -50,7 +50,6 @@ use std::sync::Arc;
 use std::thread;
 
 use greypit_pipeline::{Error, Health, Result};
-use prometheus::Registry;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -59,7 +58,7 @@ use self::board::{Board, Trouble};
 use self::clock::{Clock, Reading};
 use self::deliver::Delivery;
 use self::listen::{Listener, Stop};
-use self::metrics::Metrics;
+pub(crate) use self::metrics::Metrics;
 use self::server::Server;
 use self::sockets::Sockets;
 use self::writer::Reply;
@@ -94,22 +93,29 @@ pub(crate) fn bind(config: &super::Config, interfaces: &[Interface]) -> Result<B
     Ok(Bound { sockets })
 }
 
+/// Whether it could bind an interface that is not there yet, as far as that shows.
+///
+/// # Errors
+/// As [`bind`].
+pub(crate) fn try_without(config: &super::Config) -> Result<()> {
+    config.interface.first().map_or(Ok(()), |name| sockets::try_packets(name))
+}
+
 /// Recovers the leases and answers until `stop`. Leases that cannot be read keep DHCP alone from answering, which
 /// `/readyz` says: mail and the other protocols do not wait for a person.
 ///
 /// # Errors
-/// Where `registry` has these metrics already, or there is no thread.
+/// Where there is no thread.
 pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
     data_dir: &Path,
     health: &Health,
-    registry: &Registry,
+    metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
     let refused = |problem: String| Error::Config { key: "boot.dhcp".to_owned(), problem };
     let no_thread = |error: io::Error| refused(format!("its thread cannot be started: {error}"));
-    let metrics = Metrics::new(registry).map_err(|error| refused(error.to_string()))?;
     let board = Arc::new(Board::new(health));
     let (log, leases, clock) = match world.config.mode {
         Mode::Serve => match leases::Log::open(&data_dir.join("boot"), Reading::now()) {

@@ -59,7 +59,7 @@ impl Sockets {
     /// [`Error::Config`] for `boot.interface`, with what to do.
     pub(super) fn open(config: &Config, interface: &Interface) -> Result<Sockets> {
         let mode = config.mode;
-        let raw_is_needed = |error| refused(interface, "a packet socket", &error);
+        let raw_is_needed = |error| refused(&interface.name, "a packet socket", &error);
         let only_in = |wanted: &[Mode]| wanted.contains(&mode).then_some(());
         let answers = [Mode::Serve, Mode::Proxy];
         let server = only_in(&[Mode::Serve]).map(|()| udp(interface, SERVER_PORT)).transpose()?;
@@ -81,28 +81,6 @@ impl Sockets {
             capture: Some(capture),
             arp: arp.transpose()?,
             client_port: CLIENT_PORT,
-        })
-    }
-
-    /// The same ones, of an interface that has another card now and is itself the same: new ones could not be bound
-    /// beside them.
-    ///
-    /// # Errors
-    /// As [`Sockets::open`].
-    pub(super) fn of_card(&self, interface: &Interface) -> Result<Sockets> {
-        let same = |socket: &Option<Socket>| {
-            let again = socket.as_ref().map(Socket::try_clone).transpose();
-            again.map_err(|error| refused(interface, "a socket", &error))
-        };
-        Ok(Sockets {
-            interface: interface.clone(),
-            server: same(&self.server)?,
-            boot: same(&self.boot)?,
-            link: same(&self.link)?,
-            raw: same(&self.raw)?,
-            capture: same(&self.capture)?,
-            arp: same(&self.arp)?,
-            client_port: self.client_port,
         })
     }
 
@@ -156,7 +134,7 @@ impl Sockets {
     /// As [`Sockets::send`].
     pub(super) fn probe(&self, ip: Ipv4Addr) -> io::Result<()> {
         let to = sys::link_address(self.interface.index, ARP, [0xff; 6]);
-        open(&self.arp)?.send_to(&arp::probe(self.interface.mac, ip), &to).map(drop)
+        open(&self.arp)?.send_to(&arp::probe(self.interface.card.mac(), ip), &to).map(drop)
     }
 
     /// On loopback, with ports of the kernel's choice, and answers to `client_port`.
@@ -165,8 +143,9 @@ impl Sockets {
         let interface = Interface {
             name: "lo".to_owned(),
             index: 1,
-            mac: super::super::mac::Mac([0; 6]),
+            card: super::super::net::Card::new(super::super::mac::Mac([0; 6])),
             addr: Ipv4Addr::LOCALHOST,
+            home: Ipv4Addr::LOCALHOST,
             subnet: "127.0.0.0/8".parse().unwrap(),
         };
         let udp = || Some(udp_on(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap());
@@ -189,7 +168,7 @@ fn udp(interface: &Interface, port: u16) -> Result<Socket> {
         socket.bind_device(Some(interface.name.as_bytes()))?;
         ready(socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())
     };
-    open().map_err(|error| refused(interface, &format!("UDP port {port}"), &error))
+    open().map_err(|error| refused(&interface.name, &format!("UDP port {port}"), &error))
 }
 
 #[cfg(test)]
@@ -228,8 +207,16 @@ fn raw(interface: &Interface) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Whether this process may have packet sockets, which shows without any interface.
+///
+/// # Errors
+/// As [`Sockets::open`].
+pub(super) fn try_packets(interface: &str) -> Result<()> {
+    packet_socket().map(drop).map_err(|error| refused(interface, "a packet socket", &error))
+}
+
 /// What to do about it.
-fn refused(interface: &Interface, what: &str, error: &io::Error) -> Error {
+fn refused(interface: &str, what: &str, error: &io::Error) -> Error {
     let capabilities = "under systemd with the drop-in greypit-boot.conf, else by \
                         `setcap cap_net_raw,cap_net_bind_service+ep` on the program";
     let advice = match error.kind() {
@@ -241,7 +228,7 @@ fn refused(interface: &Interface, what: &str, error: &io::Error) -> Error {
             .to_owned(),
         _ => String::new(),
     };
-    let problem = format!("{what} on '{}' cannot be opened: {error}{advice}", interface.name);
+    let problem = format!("{what} on '{interface}' cannot be opened: {error}{advice}");
     Error::Config { key: "boot.interface".into(), problem }
 }
 
@@ -251,8 +238,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_with_what_to_do() {
-        let interface = crate::collect::boot::net::testing::interface();
-        let said = |kind: io::ErrorKind| refused(&interface, "UDP port 67", &kind.into()).to_string();
+        let said = |kind: io::ErrorKind| refused("eth1", "UDP port 67", &kind.into()).to_string();
         let denied = said(io::ErrorKind::PermissionDenied);
         assert!(
             denied.contains("boot.interface") && denied.contains("'eth1'") && denied.contains("setcap"),

@@ -7,6 +7,7 @@ use dhcproto::v4::{Architecture, DhcpOption, HType, Message, MessageType, Opcode
 use dhcproto::{Decodable, Encodable};
 use greypit_pipeline::health::State;
 use greypit_pipeline::submit::testing::{Queue, queue};
+use prometheus::Registry;
 
 use super::*;
 use crate::collect::boot::arp_table::ArpTable;
@@ -52,7 +53,7 @@ fn start(data_dir: &Path) -> Running {
     let (world, events) = world(data_dir, sockets.interface.clone(), &registry);
     let (bound, stop) = (Bound { sockets: vec![sockets] }, CancellationToken::new());
     let health = Health::new();
-    let tasks = spawn(bound, world, data_dir, &health, &registry, stop.clone()).unwrap();
+    let tasks = spawn(bound, world, data_dir, &health, Metrics::new(&registry).unwrap(), stop.clone()).unwrap();
     Running { tasks, stop, health, registry, events, client, firmware }
 }
 
@@ -75,7 +76,7 @@ pub(super) fn world(data_dir: &Path, interface: Interface, registry: &Registry) 
         machines: Catalog::of(machines),
         sessions: Arc::new(Sessions::new(Duration::from_secs(1800))),
         root: Root::open(data_dir).unwrap(),
-        audit: Audit::new(submit, registry).unwrap(),
+        audit: Audit::new(submit, registry).unwrap().into(),
         arp: ArpTable::default(),
         names: super::super::dns::names::Names::default(),
     });

@@ -5,9 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use greypit_pipeline::{Error, Result};
+use greypit_pipeline::Result;
 use jiff::Timestamp;
-use prometheus::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
@@ -15,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::{self, Answer, Asker, Reply, Transport};
-use super::forward::{FORWARDS_MAX, Forwarder};
+use super::forward::Forwarder;
 use super::index::{Index, Zones, key};
 use super::metrics::{Dropped, Forwarded, Metrics, rcode_name};
 use super::rate::Rate;
@@ -59,11 +58,11 @@ struct Server {
 pub(super) fn spawn(
     bound: Bound,
     world: Arc<World>,
-    registry: &Registry,
+    metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
     let forwarder = Forwarder::new(bound.upstreams.clone());
-    let server = Server::new(world, forwarder, registry, stop)?;
+    let server = Server::new(world, forwarder, metrics, stop);
     let mut tasks = Vec::new();
     for (udp, tcp) in bound.sockets {
         let unusable = |error: io::Error| config::refuse(error.to_string());
@@ -90,17 +89,10 @@ enum Step {
 }
 
 impl Server {
-    fn new(
-        world: Arc<World>,
-        forwarder: Forwarder,
-        registry: &Registry,
-        stop: CancellationToken,
-    ) -> Result<Arc<Server>> {
-        let metrics = Metrics::new(registry, FORWARDS_MAX, CONNECTIONS_MAX)
-            .map_err(|error| Error::Config { key: "boot.dns".into(), problem: error.to_string() })?;
+    fn new(world: Arc<World>, forwarder: Forwarder, metrics: Metrics, stop: CancellationToken) -> Arc<Server> {
         let rate = Rate::new(world.config.dns.max_rate_per_client);
         let index = Index::new(world.machines(), &world.networks);
-        Ok(Arc::new(Server {
+        Arc::new(Server {
             world,
             metrics,
             forwarder,
@@ -110,7 +102,7 @@ impl Server {
             complaints: Complaints::default(),
             stop,
             tasks: TaskTracker::new(),
-        }))
+        })
     }
 
     /// The names of the machine files as they are now.

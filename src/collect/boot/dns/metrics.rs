@@ -94,7 +94,7 @@ pub(super) fn rcode_name(rcode: ResponseCode) -> &'static str {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Metrics {
+pub(crate) struct Metrics {
     queries: IntCounterVec,
     answers: IntCounterVec,
     dropped: IntCounterVec,
@@ -106,7 +106,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(registry: &Registry, forwards_max: usize, connections_max: usize) -> Result<Metrics> {
+    pub(crate) fn new(registry: &Registry, forwards_max: usize, connections_max: usize) -> Result<Metrics> {
         let register = Register::new(registry, "greypit_dns_");
         let metrics = Metrics {
             queries: register.counters("queries_total", "DNS queries taken.", &["proto"])?,

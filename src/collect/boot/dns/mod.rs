@@ -38,6 +38,7 @@ use super::net::Interface;
 use super::world::World;
 
 pub(crate) use config::Config;
+pub(crate) use metrics::Metrics;
 pub(crate) use names::Names;
 
 /// Sockets that are bound and not yet read.
@@ -99,20 +100,26 @@ fn open(ip: Ipv4Addr, port: u16) -> Result<(UdpSocket, TcpListener)> {
     })
 }
 
+/// # Errors
+/// Where `registry` has these metrics already.
+pub(crate) fn metrics(registry: &Registry) -> prometheus::Result<Metrics> {
+    Metrics::new(registry, forward::FORWARDS_MAX, listen::CONNECTIONS_MAX)
+}
+
 /// Answers until `stop`.
 ///
 /// # Errors
-/// Where `registry` has these metrics already.
+/// Where the sockets cannot be read by Tokio.
 pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
-    registry: &Registry,
+    metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
     if bound.sockets.is_empty() {
         return Ok(Vec::new());
     }
-    listen::spawn(bound, world, registry, stop)
+    listen::spawn(bound, world, metrics, stop)
 }
 
 /// For the fuzz target: an answer to any bytes, from one machine, one lease and no servers.
@@ -122,8 +129,9 @@ pub fn fuzz(packet: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
     let interface = Interface {
         name: "eth1".to_owned(),
         index: 2,
-        mac: super::mac::Mac([0x52, 0x54, 0, 0, 0, 1]),
+        card: super::net::Card::new(super::mac::Mac([0x52, 0x54, 0, 0, 0, 1])),
         addr: Ipv4Addr::new(10, 77, 0, 1),
+        home: Ipv4Addr::new(10, 77, 0, 1),
         subnet: ipnet::Ipv4Net::new(Ipv4Addr::new(10, 77, 0, 0), 24).ok()?,
     };
     let mut config = super::Config::default();

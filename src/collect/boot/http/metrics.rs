@@ -41,8 +41,8 @@ impl Closed {
 /// The statuses that are ever answered.
 const STATUSES: [&str; 8] = ["200", "206", "400", "403", "404", "405", "416", "500"];
 
-#[derive(Debug)]
-pub(super) struct Metrics {
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
     requests: IntCounterVec,
     closed: IntCounterVec,
     pub(super) malformed: IntCounter,
@@ -53,7 +53,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(registry: &Registry, connections_max: usize) -> prometheus::Result<Metrics> {
+    pub(crate) fn new(registry: &Registry, connections_max: usize) -> prometheus::Result<Metrics> {
         let register = Register::new(registry, "greypit_boot_http_");
         let metrics = Metrics {
             requests: register.counters("requests_total", "Requests by the status of the answer.", &["status"])?,

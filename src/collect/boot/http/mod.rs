@@ -27,7 +27,6 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use greypit_pipeline::{Error, Result};
-use prometheus::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -36,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::config::Config;
+pub(crate) use self::metrics::Metrics;
 use self::serve::Shared;
 use self::watch::Pace;
 use super::bound::Bound;
@@ -71,25 +71,24 @@ fn refuse(problem: String) -> Error {
 /// Answers until `stop`; the last task ends when the last connection has.
 ///
 /// # Errors
-/// Where `registry` has these metrics already.
+/// Where the sockets cannot be read by Tokio.
 pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
-    registry: &Registry,
+    metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    spawn_with(bound, world, registry, stop, Pace::LEAST)
+    spawn_with(bound, world, metrics, stop, Pace::LEAST)
 }
 
 fn spawn_with(
     bound: Bound,
     world: Arc<World>,
-    registry: &Registry,
+    metrics: Metrics,
     stop: CancellationToken,
     pace: Pace,
 ) -> Result<Vec<JoinHandle<()>>> {
     let config = &world.config.http;
-    let metrics = metrics::Metrics::new(registry, config.max_connections).map_err(|error| refuse(error.to_string()))?;
     let shared = Arc::new(Shared {
         metrics,
         connections: Arc::new(Semaphore::new(config.max_connections)),

@@ -4,6 +4,7 @@ use super::super::machines::{Boot, Machine, Machines};
 use super::super::world::testing::{event, everybody, shows, world};
 use super::*;
 use greypit_pipeline::submit::testing::Queue;
+use prometheus::Registry;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -27,7 +28,10 @@ fn serve_with(text: &str, net: &str, machines: Machines, pace: Pace) -> Served {
     let stop = CancellationToken::new();
     let tasks = runtime.block_on(async {
         let bound = Bound { sockets: vec![(socket, address)], ..Bound::default() };
-        spawn_with(bound, Arc::new(world), &registry, stop.clone(), pace).unwrap()
+        {
+            let metrics = Metrics::new(&registry, world.config.http.max_connections).unwrap();
+            spawn_with(bound, Arc::new(world), metrics, stop.clone(), pace).unwrap()
+        }
     });
     Served { runtime, dir, address: address.into(), events, registry, stop, tasks }
 }
@@ -260,8 +264,9 @@ fn a_taken_port_says_what_to_do() {
     let interface = Interface {
         name: "lo".to_owned(),
         index: 1,
-        mac: super::super::mac::Mac([0; 6]),
+        card: super::super::net::Card::new(super::super::mac::Mac([0; 6])),
         addr: [127, 0, 0, 1].into(),
+        home: [127, 0, 0, 1].into(),
         subnet: "127.0.0.0/8".parse().unwrap(),
     };
     let error = bind(&config, std::slice::from_ref(&interface)).unwrap_err().to_string();

@@ -76,16 +76,8 @@ impl Catalog {
 
     /// Reads the files again as they change, until `stop`. A bad file is said on `health` and counted; the last good
     /// state stays.
-    ///
-    /// # Errors
-    /// Where `registry` has these metrics already.
-    pub(crate) fn watch(
-        &self,
-        health: &Health,
-        registry: &Registry,
-        stop: CancellationToken,
-    ) -> Result<JoinHandle<()>> {
-        self.watch_every(POLL, health, registry, stop)
+    pub(crate) fn watch(&self, health: &Health, metrics: Metrics, stop: CancellationToken) -> JoinHandle<()> {
+        self.watch_every(POLL, health, metrics, stop)
     }
 
     /// A folder called by a wrong address looks like one of another server.
@@ -101,11 +93,9 @@ impl Catalog {
         &self,
         poll: Duration,
         health: &Health,
-        registry: &Registry,
+        metrics: Metrics,
         stop: CancellationToken,
-    ) -> Result<JoinHandle<()>> {
-        let metrics = Metrics::new(registry)
-            .map_err(|error| Error::Config { key: "boot".to_owned(), problem: error.to_string() })?;
+    ) -> JoinHandle<()> {
         let machines = self.current().len();
         metrics.machines.set(machines as i64);
         health.ok(PART);
@@ -121,7 +111,7 @@ impl Catalog {
             metrics,
             health: health.clone(),
         };
-        Ok(tokio::spawn(run(looker, poll, stop)))
+        tokio::spawn(run(looker, poll, stop))
     }
 }
 
@@ -261,7 +251,7 @@ fn tell(before: &Machines, now: &Machines) {
 }
 
 #[derive(Clone, Debug)]
-struct Metrics {
+pub(crate) struct Metrics {
     machines: IntGauge,
     stale: IntGauge,
     changed: IntCounter,
@@ -270,7 +260,7 @@ struct Metrics {
 }
 
 impl Metrics {
-    fn new(registry: &Registry) -> prometheus::Result<Metrics> {
+    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Metrics> {
         let register = Register::new(registry, "greypit_boot_");
         let reloads = register.counters(
             "machine_reloads_total",

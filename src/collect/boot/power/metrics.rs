@@ -34,14 +34,14 @@ impl Outcome {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Metrics {
+pub(crate) struct Metrics {
     actions: IntCounterVec,
     pub(super) failed: IntGauge,
     pub(super) scheduled: IntGauge,
 }
 
 impl Metrics {
-    pub(super) fn new(registry: &Registry) -> Result<Metrics> {
+    pub(crate) fn new(registry: &Registry) -> Result<Metrics> {
         let register = Register::new(registry, "greypit_power_");
         let metrics = Metrics {
             actions: register.counters(

@@ -32,31 +32,29 @@ use std::path::Path;
 use std::sync::Arc;
 
 use greypit_pipeline::{Error, Health, Result};
-use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Mode;
 use super::world::World;
 pub(crate) use control::path as control_path;
+pub(crate) use metrics::Metrics;
 pub(crate) use waker::Waker;
 
 /// Carries out the schedules, and what `greypit wake` asks for, until `stop`.
 ///
 /// # Errors
-/// Where `registry` has these metrics already, or the control socket cannot be made.
+/// Where the control socket cannot be made.
 pub(crate) fn spawn(
     world: Arc<World>,
     data_dir: &Path,
     health: &Health,
-    registry: &Registry,
+    metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
     let folder = data_dir.join("boot");
     std::fs::create_dir_all(&folder)
         .map_err(|error| Error::Config { key: "data_dir".into(), problem: format!("{}: {error}", folder.display()) })?;
-    let metrics = metrics::Metrics::new(registry)
-        .map_err(|error| Error::Config { key: "boot.power".into(), problem: error.to_string() })?;
     let mode = world.config.mode;
     let listener = control::bind(data_dir)?;
     let power = Arc::new(task::Power::new(world, metrics, health.clone(), stop)?);

@@ -138,7 +138,10 @@ impl Power {
     fn begin(self: &Arc<Power>, due: Due) {
         let target = Target::from(&due.machine);
         if due.is_late {
-            let why = format!("it was due at {}, when greypit did not run or the machine slept", due.at);
+            let why = format!(
+                "it was due at {}, when greypit did not run, no interface was there, or the machine slept",
+                due.at
+            );
             return self.record(&target, due.action, "schedule", &Done::new(Outcome::Missed, why));
         }
         let power = self.clone();
@@ -194,7 +197,7 @@ impl Power {
         };
         let result = tokio::select! {
             biased;
-            () = self.stop.cancelled() => Err("greypit stopped meanwhile".to_owned()),
+            () = self.stop.cancelled() => Err("greypit stopped, or bound its interfaces anew, meanwhile".to_owned()),
             result = work => result,
         };
         let took = Some(began.elapsed());

@@ -7,7 +7,7 @@ use super::wol;
 use crate::collect::boot::config::Config;
 use crate::collect::boot::machines::Boot;
 use crate::collect::boot::machines::catalog::Catalog;
-use crate::collect::boot::net::{Interface, Networks};
+use crate::collect::boot::net::{Look, Networks};
 use crate::collect::boot::policy::Why;
 
 /// What `greypit wake` needs where it asks nobody.
@@ -26,8 +26,7 @@ impl Waker {
         if !config.is_on() {
             return Ok(None);
         }
-        let interfaces: Vec<_> = config.interface.iter().map(|name| Interface::find(name)).collect::<Result<_>>()?;
-        let networks = Networks::new(config, interfaces)?;
+        let networks = Networks::new(config, Look::now(&config.interface, &[])?.some()?)?;
         Ok(Some(Waker { machines: Catalog::open(&config.dir, &networks)?, networks }))
     }
 

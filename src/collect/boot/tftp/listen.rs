@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use jiff::Timestamp;
-use prometheus::Registry;
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,13 +35,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(world: Arc<World>, registry: &Registry, stop: CancellationToken) -> prometheus::Result<Shared> {
+    pub(super) fn new(world: Arc<World>, metrics: Metrics, stop: CancellationToken) -> Shared {
         let config = &world.config.tftp;
         let table = Table::new(config.max_transfers, config.max_transfers_per_client);
-        let metrics = Metrics::new(registry)?;
-        metrics.transfers_max.set(config.max_transfers as i64);
         let (transfers, complaints, stopped) = (TaskTracker::new(), Complaints::default(), OnceLock::new());
-        Ok(Shared { world, metrics, table, stop, transfers, complaints, stopped })
+        Shared { world, metrics, table, stop, transfers, complaints, stopped }
     }
 
     /// Since when there is an end to come to.

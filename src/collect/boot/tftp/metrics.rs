@@ -104,29 +104,28 @@ impl Ignored {
 
 const DURATION_BUCKETS: [f64; 9] = [0.01, 0.05, 0.2, 1.0, 5.0, 20.0, 60.0, 300.0, 1800.0];
 
-#[derive(Debug)]
-pub(super) struct Metrics {
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
     transfers_total: IntCounterVec,
     ignored: IntCounterVec,
     pub(super) transfers: IntGauge,
-    pub(super) transfers_max: IntGauge,
     pub(super) bytes: IntCounter,
     pub(super) retransmits: IntCounter,
     pub(super) duration: Histogram,
 }
 
 impl Metrics {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Metrics> {
+    pub(crate) fn new(registry: &Registry, transfers_max: usize) -> prometheus::Result<Metrics> {
         let register = Register::new(registry, "greypit_tftp_");
         let metrics = Metrics {
             transfers_total: register.counters("transfers_total", "Transfers by how they ended.", &["outcome"])?,
             ignored: register.counters("ignored_total", "Packets without an answer.", &["reason"])?,
             transfers: register.gauge("transfers", "Transfers that go on.")?,
-            transfers_max: register.gauge("transfers_max", "The limit on transfers at once.")?,
             bytes: register.counter("bytes_total", "Bytes of files that clients have acknowledged.")?,
             retransmits: register.counter("retransmits_total", "Packets that were sent again.")?,
             duration: register.histogram("duration_seconds", "How long complete transfers took.", &DURATION_BUCKETS)?,
         };
+        register.gauge("transfers_max", "The limit on transfers at once.")?.set(transfers_max as i64);
         for outcome in Outcome::ALL {
             metrics.transfers_total.with_label_values(&[outcome.name()]);
         }

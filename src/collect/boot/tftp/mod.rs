@@ -41,7 +41,6 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use greypit_pipeline::{Error, Result};
-use prometheus::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -49,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::Config;
 use self::listen::{Door, Shared};
+pub(crate) use self::metrics::Metrics;
 use super::bound::Bound;
 use super::net::Interface;
 use super::world::World;
@@ -78,15 +78,14 @@ fn refuse(problem: String) -> Error {
 /// Answers until `stop`; the last task ends when the last transfer has.
 ///
 /// # Errors
-/// Where `registry` has these metrics already.
+/// Where the sockets cannot be read by Tokio.
 pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
-    registry: &Registry,
+    metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let shared = Shared::new(world, registry, stop).map_err(|error| refuse(error.to_string()))?;
-    let shared = Arc::new(shared);
+    let shared = Arc::new(Shared::new(world, metrics, stop));
     let mut tasks = Vec::new();
     for (socket, address) in bound.sockets {
         let socket = UdpSocket::from_std(socket.into()).map_err(|error| refuse(error.to_string()))?;

@@ -5,6 +5,7 @@ use super::super::machines::Machines;
 use super::super::world::testing::{event, everybody, shows, world};
 use super::*;
 use greypit_pipeline::submit::testing::Queue;
+use prometheus::Registry;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::path::Path;
 use std::time::Duration;
@@ -29,7 +30,7 @@ fn serve_with(text: &str, machines: Machines) -> Served {
     let stop = CancellationToken::new();
     let tasks = runtime.block_on(async {
         let bound = Bound { sockets: vec![(socket, address)], ..Bound::default() };
-        spawn(bound, Arc::new(world), &registry, stop.clone()).unwrap()
+        spawn(bound, Arc::new(world), Metrics::new(&registry, 1).unwrap(), stop.clone()).unwrap()
     });
     Served { runtime, dir, address: address.into(), events, registry, stop, tasks }
 }
@@ -415,7 +416,8 @@ fn outside(root: &Path) -> u64 {
     let (world, _events, registry) = world("", "10.77.0.1/24", root, everybody("10.77.0.1"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let shared = Arc::new(Shared::new(Arc::new(world), &registry, CancellationToken::new()).unwrap());
+        let shared =
+            Arc::new(Shared::new(Arc::new(world), Metrics::new(&registry, 1).unwrap(), CancellationToken::new()));
         let socket = open("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let address = socket.local_addr().unwrap().as_socket_ipv4().unwrap();
         let door = Arc::new(Door { socket: UdpSocket::from_std(socket.into()).unwrap(), address });
@@ -453,8 +455,9 @@ fn a_taken_port_says_what_to_do() {
     let interface = Interface {
         name: "lo".to_owned(),
         index: 1,
-        mac: super::super::mac::Mac([0; 6]),
+        card: super::super::net::Card::new(super::super::mac::Mac([0; 6])),
         addr: [127, 0, 0, 1].into(),
+        home: [127, 0, 0, 1].into(),
         subnet: "127.0.0.0/8".parse().unwrap(),
     };
     let error = bind(&config, std::slice::from_ref(&interface)).unwrap_err().to_string();

@@ -21,6 +21,7 @@
 //! acknowledgement: what a sender writes after that is its own to repeat.
 
 mod accept;
+mod addresses;
 mod config;
 mod datagram;
 mod intake;
@@ -44,6 +45,7 @@ use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use self::addresses::Addresses;
 use self::metrics::{Dropped, Metrics, Tally, Transport};
 use self::peers::Peers;
 use crate::collect::boot::sessions::{self, Sessions};
@@ -97,14 +99,14 @@ impl Bound {
 /// # Errors
 /// [`Error::Config`] names the key, the address, the reason and what to do.
 pub fn bind(config: &Config) -> Result<Bound> {
-    bind_beside(config, Vec::new())
+    bind_beside(config, Vec::new(), Addresses::AreHere)
 }
 
 /// As [`bind`], with sockets that systemd made.
 ///
 /// # Errors
 /// As [`bind`], and where such a socket is of no use.
-pub fn bind_beside(config: &Config, passed: Vec<Passed>) -> Result<Bound> {
+pub fn bind_beside(config: &Config, passed: Vec<Passed>, addresses: Addresses) -> Result<Bound> {
     config.validate()?;
     let mode = config.mode()?;
     let mut bound = Bound::default();
@@ -113,13 +115,13 @@ pub fn bind_beside(config: &Config, passed: Vec<Passed>) -> Result<Bound> {
     let (tcp, tls) = (taken(&bound.tcp), taken(&bound.tls));
     let udp = bound.udp.iter().map(|l| l.address).collect();
     for text in passed::missing(&config.udp, udp) {
-        bound.udp.push(udp::bind(text, config.udp_sockets(), config.recv_buffer)?);
+        bound.udp.push(udp::bind(text, config.udp_sockets(), config.recv_buffer, addresses)?);
     }
     for text in passed::missing(&config.tcp, tcp) {
-        bound.tcp.push(tcp::bind("tcp", text)?);
+        bound.tcp.push(tcp::bind("tcp", text, addresses)?);
     }
     for text in passed::missing(&config.tls, tls) {
-        bound.tls.push(tcp::bind("tls", text)?);
+        bound.tls.push(tcp::bind("tls", text, addresses)?);
     }
     if !bound.tls.is_empty() {
         bound.certificate = Some(Tls::new(tls::read(config)?));

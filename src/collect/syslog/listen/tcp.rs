@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::accept::{self, Door};
 use super::config::{address, problem};
-use super::{Shared, Tls};
+use super::{Addresses, Shared, Tls};
 
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 1024;
@@ -24,7 +24,7 @@ pub(super) struct Listener {
 }
 
 /// `key`: `tcp` or `tls`.
-pub(super) fn bind(key: &str, text: &str) -> Result<Listener> {
+pub(super) fn bind(key: &str, text: &str, addresses: Addresses) -> Result<Listener> {
     let wanted = address(key, text)?;
     let open = || {
         let socket =
@@ -34,7 +34,7 @@ pub(super) fn bind(key: &str, text: &str) -> Result<Listener> {
         }
         // A restart must not wait for the old connections' TIME_WAIT.
         socket.set_reuse_address(true)?;
-        socket.bind(&wanted.into())?;
+        addresses.bind(&socket, wanted)?;
         socket.listen(BACKLOG)?;
         let address = socket.local_addr()?.as_socket().unwrap_or(wanted);
         Ok(Listener { socket, address })

@@ -16,7 +16,7 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 use super::config::{address, problem};
-use super::{Shared, datagram, tcp};
+use super::{Addresses, Shared, datagram, tcp};
 
 /// The bound sockets of an address.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) struct Listener {
     drops: u32,
 }
 
-pub(super) fn bind(text: &str, count: usize, recv_buffer: Size) -> Result<Listener> {
+pub(super) fn bind(text: &str, count: usize, recv_buffer: Size, addresses: Addresses) -> Result<Listener> {
     let wanted = address("udp", text)?;
     let socket = || {
         let socket =
@@ -41,7 +41,7 @@ pub(super) fn bind(text: &str, count: usize, recv_buffer: Size) -> Result<Listen
     let open = || {
         // The first one does not share, so that it fails where another process has the address, even one that would.
         let first = socket()?;
-        first.bind(&wanted.into())?;
+        addresses.bind(&first, wanted)?;
         let address = first.local_addr()?.as_socket().unwrap_or(wanted);
         let mut sockets = vec![first];
         if count > 1 {
@@ -50,7 +50,7 @@ pub(super) fn bind(text: &str, count: usize, recv_buffer: Size) -> Result<Listen
         for _ in 1..count {
             let next = socket()?;
             next.set_reuse_port(true)?;
-            next.bind(&address.into())?;
+            addresses.bind(&next, address)?;
             sockets.push(next);
         }
         warn_of_small_buffer(&sockets[0], address, recv_buffer)?;

@@ -4,6 +4,7 @@ use greypit_pipeline::submit::testing::Queue;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, TXT};
 use hickory_proto::rr::{Name, RData, Record as Rr, RecordType};
+use prometheus::Registry;
 
 use super::*;
 use crate::collect::boot::dns;
@@ -49,7 +50,7 @@ impl Bench {
         let world = Arc::new(world);
         let stop = CancellationToken::new();
         let forwarder = Forwarder::new(upstreams.to_vec()).with_patience(patience);
-        let server = Server::new(world, forwarder, &registry, stop.clone()).unwrap();
+        let server = Server::new(world, forwarder, dns::metrics(&registry).unwrap(), stop.clone());
         // The kernel chooses the port for one of the two; the other may have it.
         let (udp, tcp) = (0..1000).find_map(|_| dns::open(LOOPBACK, 0).ok()).expect("a port that is free for both");
         let address = udp.local_addr().unwrap();

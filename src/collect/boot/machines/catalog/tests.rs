@@ -28,7 +28,7 @@ impl Watched {
     fn new(dir: &Path, poll: Duration) -> Watched {
         let catalog = Catalog::open(dir, &networks("")).unwrap();
         let (health, registry, stop) = (Health::new(), Registry::new(), CancellationToken::new());
-        let task = catalog.watch_every(poll, &health, &registry, stop.clone()).unwrap();
+        let task = catalog.watch_every(poll, &health, Metrics::new(&registry).unwrap(), stop.clone());
         Watched { catalog, health, registry, stop, task }
     }
 

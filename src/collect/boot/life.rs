@@ -1,0 +1,157 @@
+//! What serves the interfaces as they are: from binding their sockets until one of them is another one.
+//!
+//! [`Plan`] reads and checks, [`Bound`] has the sockets, [`Life`] answers. What outlives it is [`Kept`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use greypit_pipeline::{Health, Result};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::arp_table::ArpTable;
+use super::audit::Audit;
+use super::config::{Config, Mode};
+use super::files::Root;
+use super::machines::catalog::Catalog;
+use super::metrics::Metrics;
+use super::net::{Interface, Networks};
+use super::sessions::Sessions;
+use super::world::World;
+use super::{bound, dhcp, dns, http, power, tftp};
+
+/// What stays the same however often interfaces are bound.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) config: Config,
+    pub(super) data_dir: PathBuf,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) names: dns::Names,
+    pub(super) audit: Arc<Audit>,
+    pub(super) metrics: Metrics,
+    pub(super) health: Health,
+}
+
+/// All that is known before a socket is bound.
+#[derive(Debug)]
+pub(super) struct Plan {
+    networks: Networks,
+    machines: Catalog,
+    root: Root,
+}
+
+impl Plan {
+    /// `before`: where the networks are the same its machine files are too, also while there is a mistake in them.
+    ///
+    /// # Errors
+    /// [`greypit_pipeline::Error::Config`] for what does not fit `interfaces`, the machine files, or `boot.root`.
+    pub(super) fn new(config: &Config, interfaces: Vec<Interface>, before: Option<&World>) -> Result<Plan> {
+        let networks = Networks::new(config, interfaces)?;
+        let same = before.filter(|before| before.networks.networks == networks.networks);
+        let machines = match same {
+            Some(before) => before.machines.clone(),
+            None => Catalog::open(&config.dir, &networks)?,
+        };
+        Ok(Plan { networks, machines, root: Root::open(&config.root)? })
+    }
+
+    /// Takes every socket.
+    ///
+    /// # Errors
+    /// [`greypit_pipeline::Error::Config`] names the key, the reason and what to do.
+    pub(super) fn bind(self, config: &Config) -> Result<Bound> {
+        let interfaces = &self.networks.interfaces;
+        let answers = config.mode != Mode::Listen;
+        Ok(Bound {
+            dhcp: dhcp::bind(config, interfaces)?,
+            tftp: if answers { tftp::bind(&config.tftp, interfaces)? } else { bound::Bound::default() },
+            http: if answers { http::bind(&config.http, interfaces)? } else { bound::Bound::default() },
+            dns: if config.mode == Mode::Serve { dns::bind(&config.dns, interfaces)? } else { dns::Bound::default() },
+            plan: self,
+        })
+    }
+}
+
+/// Sockets that are bound and not yet read.
+#[derive(Debug)]
+pub(super) struct Bound {
+    plan: Plan,
+    dhcp: dhcp::Bound,
+    tftp: bound::Bound,
+    http: bound::Bound,
+    dns: dns::Bound,
+}
+
+impl Bound {
+    /// What was bound, for people.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        [self.dhcp.addresses(), self.tftp.addresses(), self.http.addresses(), self.dns.addresses()].concat()
+    }
+}
+
+/// The tasks that answer.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) world: Arc<World>,
+    tasks: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl Life {
+    /// Recovers the leases and answers, inside a Tokio runtime, until it is ended or `stop` is cancelled.
+    ///
+    /// # Errors
+    /// Where there is no thread, or the control socket cannot be made. Then it ends by itself.
+    pub(super) fn begin(bound: Bound, kept: &Kept, stop: &CancellationToken) -> Result<Life> {
+        let Plan { networks, machines, root } = bound.plan;
+        let world = Arc::new(World {
+            config: kept.config.clone(),
+            networks,
+            machines,
+            sessions: kept.sessions.clone(),
+            root,
+            arp: ArpTable::default(),
+            names: kept.names.clone(),
+            audit: kept.audit.clone(),
+        });
+        let Kept { metrics, health, data_dir, .. } = kept;
+        let stop = stop.child_token();
+        // Where something fails what has begun is not to go on.
+        let unfinished = stop.clone().drop_guard();
+        let mut tasks = vec![world.machines.watch(health, metrics.machines.clone(), stop.clone())];
+        tasks.extend(dhcp::spawn(bound.dhcp, world.clone(), data_dir, health, metrics.dhcp.clone(), stop.clone())?);
+        let tftp = tftp::spawn(bound.tftp, world.clone(), metrics.tftp.clone(), stop.clone())?;
+        let http = http::spawn(bound.http, world.clone(), metrics.http.clone(), stop.clone())?;
+        let dns = dns::spawn(bound.dns, world.clone(), metrics.dns.clone(), stop.clone())?;
+        for (part, answering) in [("tftp", tftp), ("boot_http", http), ("dns", dns)] {
+            let watch = |task| tokio::spawn(watched(part, task, health.clone(), stop.clone()));
+            tasks.extend(answering.into_iter().map(watch));
+        }
+        tasks.extend(power::spawn(world.clone(), data_dir, health, metrics.power.clone(), stop.clone())?);
+        unfinished.disarm();
+        Ok(Life { world, tasks, stop })
+    }
+
+    pub(super) fn interfaces(&self) -> &[Interface] {
+        &self.world.networks.interfaces
+    }
+
+    /// Ends in order, and gives back every socket.
+    pub(super) async fn end(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a part of boot ended badly");
+            }
+        }
+    }
+}
+
+/// Says it where a task that answers has ended although nobody told it to, which only a fault of ours can do.
+async fn watched(part: &'static str, task: JoinHandle<()>, health: Health, stop: CancellationToken) {
+    health.ok(part);
+    let ended = task.await;
+    if !stop.is_cancelled() || ended.is_err() {
+        health.held(part, "it has ended and answers nobody; restart greypit");
+    }
+}

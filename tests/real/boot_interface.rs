@@ -1,0 +1,179 @@
+//! An interface that comes late, goes away and gets another address: nothing else waits
+//! for it, and nothing needs a restart.
+
+mod support;
+
+use std::fs;
+use std::net::UdpSocket;
+use support::boot_server::{BootServer, SERVER};
+use support::dhcp::Client;
+use support::netns::{Host, INTERFACE, Wire};
+use support::{tftp, wait_for};
+
+/// The other address of the server, and of the machine.
+const OTHER: &str = "10.77.0.9";
+const MACHINE: &str = "10.77.0.5";
+
+#[test]
+fn an_interface_may_come_late_and_change() {
+    let wire = Wire::new();
+    let mut server = BootServer::new(&wire);
+    let host = wire.host("client", None);
+    // Its own address too, which the machine does not have yet.
+    server.set("syslog.udp", vec!["127.0.0.1:514".to_owned(), format!("{SERVER}:514"), format!("{OTHER}:514")]);
+    server.set_toml("[boot.dhcp]\npool = [\"10.77.0.100-10.77.0.199\"]");
+    for address in [SERVER, OTHER] {
+        let folder = server.folder().join("machines").join(address).join(MACHINE);
+        fs::create_dir_all(&folder).expect("a folder of ours");
+        fs::write(folder.join("hostname"), "web1").expect("a file of ours");
+        fs::write(folder.join("mac"), host.mac()).expect("a file of ours");
+    }
+    server.file("fine", b"fine");
+    server.host.ip(&format!("link delete {INTERFACE}"));
+
+    // Everything else starts.
+    server.start();
+    held(&server, "eth0: no such interface here");
+    assert_eq!(server.get("/readyz").map(|(status, _)| status), Some(503));
+    log_line(&server.host, "127.0.0.1", "early");
+    wait_for("syslog", || (server.series("greypit_boot_interfaces_down") == 1).then_some(()));
+    assert_eq!(server.end().code(), Some(0), "it need not wait for the interface to end");
+    server.start();
+    held(&server, "eth0: no such interface here");
+
+    // It comes.
+    wire.join(&server.host, "late", INTERFACE, &format!("{SERVER}/24"));
+    ready(&server);
+    let mut client = Client::udhcpc(&host, &[]);
+    let bound = client.next("bound");
+    assert_eq!([&*bound["ip"], &*bound["serverid"]], [MACHINE, SERVER]);
+    assert_eq!(tftp::hpa(&host, SERVER, "octet", "fine").as_deref(), Ok(&b"fine"[..]));
+    log_line(&host, SERVER, "first");
+    let acks = || server.series("greypit_dhcp_answers_total{answer=\"ack\"}");
+    let transfers = || server.series("greypit_tftp_transfers_total{outcome=\"complete\"}");
+    wait_for("both to be counted", || (acks() >= 1 && transfers() == 1).then_some(()));
+
+    // It goes down and comes back as it was: nothing is bound anew.
+    server.host.ip(&format!("link set {INTERFACE} down"));
+    held(&server, "eth0: it is down");
+    server.host.ip(&format!("link set {INTERFACE} up"));
+    ready(&server);
+    client.process().signal("USR1");
+    assert_eq!(client.next("renew")["serverid"], SERVER);
+    assert_eq!(server.log().matches("binds them anew").count(), 0);
+
+    // It gets an address that does not fit the config, and then one that does.
+    server.host.ip(&format!("address delete {SERVER}/24 dev {INTERFACE}"));
+    held(&server, "eth0: it has no IPv4 address");
+    server.host.ip(&format!("address add 10.78.0.1/24 brd + dev {INTERFACE}"));
+    held(&server, "boot.dhcp.pool: 10.77.0.100-10.77.0.199 is not in 10.78.0.0/24");
+    server.host.ip(&format!("address delete 10.78.0.1/24 dev {INTERFACE}"));
+    server.host.ip(&format!("address add {OTHER}/24 brd + dev {INTERFACE}"));
+    ready(&server);
+    let before = acks();
+    drop(client);
+    let mut client = Client::udhcpc(&host, &[]);
+    let bound = client.next("bound");
+    assert_eq!([&*bound["ip"], &*bound["serverid"]], [MACHINE, OTHER]);
+    assert_eq!(tftp::hpa(&host, OTHER, "octet", "fine").as_deref(), Ok(&b"fine"[..]));
+    log_line(&host, OTHER, "second");
+    wait_for("both to be counted", || (acks() > before && transfers() == 2).then_some(()));
+    assert!(before >= 2, "the counter went on: {before}");
+
+    // It is made anew, with another number.
+    server.host.ip(&format!("link delete {INTERFACE}"));
+    held(&server, "eth0: no such interface here");
+    wire.join(&server.host, "again", INTERFACE, &format!("{OTHER}/24"));
+    ready(&server);
+    client.process().signal("USR1");
+    assert_eq!(client.next("renew")["serverid"], OTHER);
+    wait_for("the lines", || (server.metric("greypit_syslog_messages_total") >= Some(2.0)).then_some(()));
+    server.terminate();
+
+    let lines = server.records("syslog");
+    let of = |text: &str| lines.iter().find(|record| record["message"] == text).unwrap_or_else(|| panic!("{lines:?}"));
+    let acked = |server_id: &str| {
+        let records = server.records("dhcp");
+        let ack = records.into_iter().find(|record| record["decision"] == "ack" && record["server_id"] == server_id);
+        ack.unwrap_or_else(|| panic!("no ack of {server_id}"))["session"].clone()
+    };
+    for (text, server_id) in [("first", SERVER), ("second", OTHER)] {
+        assert!(of(text)["session"].is_string(), "{lines:?}");
+        assert_eq!(of(text)["session"], acked(server_id));
+    }
+    assert!(of("early")["session"].is_null(), "{lines:?}");
+    let log = server.log();
+    assert!(!log.contains("panicked") && !log.contains("\"ERROR\""), "{log}");
+    let (verdict, complaints) = server.verify();
+    assert_eq!((verdict.lost, verdict.repeated, verdict.broken), (0, 0, 0), "{complaints}");
+}
+
+/// Two interfaces, of which one is there: it is served, and the other as soon as it comes.
+#[test]
+fn an_interface_that_is_there_does_not_wait_for_another() {
+    let (wire, second) = (Wire::new(), Wire::new());
+    let mut server = BootServer::new(&wire);
+    server.set("boot.interface", vec![INTERFACE, "eth1"]);
+    let (near, far) = (wire.host("near", None), second.host("far", None));
+    for (address, machine, host) in [(SERVER, MACHINE, &near), ("10.78.0.1", "10.78.0.5", &far)] {
+        let folder = server.folder().join("machines").join(address).join(machine);
+        fs::create_dir_all(&folder).expect("a folder of ours");
+        fs::write(folder.join("hostname"), format!("of-{}", address.replace('.', "-"))).expect("a file of ours");
+        fs::write(folder.join("mac"), host.mac()).expect("a file of ours");
+    }
+    server.start();
+    held(&server, "eth1: no such interface here");
+    let mut client = Client::udhcpc(&near, &[]);
+    assert_eq!(client.next("bound")["ip"], MACHINE);
+    second.join(&server.host, "greypit", "eth1", "10.78.0.1/24");
+    ready(&server);
+    let mut other = Client::udhcpc(&far, &[]);
+    assert_eq!(other.next("bound")["ip"], "10.78.0.5");
+    client.process().signal("USR1");
+    assert_eq!(client.next("renew")["ip"], MACHINE);
+    server.terminate();
+}
+
+/// What only shows with the interface is no reason not to start; what shows without it is.
+#[test]
+fn what_shows_without_the_interface_is_a_failed_start() {
+    let wire = Wire::new();
+    let mut server = BootServer::new(&wire);
+    server.host.ip(&format!("link delete {INTERFACE}"));
+    let refused = |server: &mut BootServer, said: &str| {
+        let output = server.command("run").output().expect("it starts");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.code() == Some(2) && text.contains(said), "{text}");
+    };
+    server.machine(MACHINE, &[("hostname", "web1")]);
+    refused(&mut server, "10.77.0.5/mac: is missing or empty");
+    server.machine(MACHINE, &[("mac", "52:54:00:12:34:56")]);
+    let root = server.folder().join("files");
+    fs::remove_dir(&root).expect("it is empty");
+    refused(&mut server, "boot.root");
+    fs::create_dir(&root).expect("a folder of ours");
+
+    let checked = server.command("check").output().expect("it starts");
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(checked.status.success() && said.contains("waits for eth0: no such interface here"), "{said}");
+
+    server.as_nobody("+net_bind_service");
+    refused(&mut server, "CAP_NET_RAW");
+}
+
+fn held(server: &BootServer, reason: &str) {
+    wait_for(&format!("boot to be held by {reason:?}"), || {
+        server.readiness()?["parts"]["boot"].to_string().contains(reason).then_some(())
+    });
+}
+
+fn ready(server: &BootServer) {
+    wait_for("everything to be ready", || server.get("/readyz").filter(|(status, _)| *status == 200));
+}
+
+fn log_line(host: &Host, server: &str, text: &str) {
+    host.enter(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
+        socket.send_to(format!("<13>Nov 21 18:15:02 web1 test: {text}").as_bytes(), (server, 514)).expect("it is sent");
+    });
+}
