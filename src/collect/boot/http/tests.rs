@@ -28,10 +28,8 @@ fn serve_with(text: &str, net: &str, machines: Machines, pace: Pace) -> Served {
     let stop = CancellationToken::new();
     let tasks = runtime.block_on(async {
         let bound = Bound { sockets: vec![(socket, address)], ..Bound::default() };
-        {
-            let metrics = Metrics::new(&registry, world.config.http.max_connections).unwrap();
-            spawn_with(bound, Arc::new(world), metrics, stop.clone(), pace).unwrap()
-        }
+        let metrics = Metrics::new(&registry, world.config.http.max_connections).unwrap();
+        spawn_with(bound, Arc::new(world), metrics, stop.clone(), pace).unwrap()
     });
     Served { runtime, dir, address: address.into(), events, registry, stop, tasks }
 }
