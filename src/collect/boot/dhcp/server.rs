@@ -150,8 +150,9 @@ impl Server {
         server
     }
 
-    /// Says the names of leases where DNS looks for them.
+    /// Says the names of leases where DNS looks for them. Those of leases that ended while no server ran go.
     pub(crate) fn with_names(self, names: Names) -> Server {
+        names.retain(|ip| self.book.holder(ip).is_some());
         Server { names, ..self }
     }
 

@@ -54,6 +54,13 @@ impl Names {
         self.table.write().unwrap_or_else(PoisonError::into_inner).forget(ip);
     }
 
+    /// Forgets all but the names of these addresses.
+    pub(crate) fn retain(&self, is_leased: impl Fn(Ipv4Addr) -> bool) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let over: Vec<_> = table.by_ip.keys().filter(|ip| !is_leased(**ip)).copied().collect();
+        over.into_iter().for_each(|ip| table.forget(ip));
+    }
+
     /// The address of a label, in lower case.
     pub(crate) fn address(&self, label: &str) -> Option<Ipv4Addr> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).by_name.get(label).copied()
@@ -106,6 +113,11 @@ mod tests {
         assert_eq!((names.address("laptop"), names.name(A)), (None, None));
         names.lease(B, Some(b"laptop"));
         assert_eq!(names.address("laptop"), Some(B));
+        names.retain(|ip| ip == B);
+        assert_eq!(names.address("laptop"), Some(B));
+        names.retain(|_| false);
+        assert_eq!((names.address("laptop"), names.name(B)), (None, None));
+        names.lease(B, Some(b"laptop"));
         names.lease(A, Some(b"other"));
         // Another's name, so it has none.
         names.lease(A, Some(b"laptop"));
