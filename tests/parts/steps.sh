@@ -8,7 +8,7 @@
 #   missing TEXT         a line for the summary: a part that was left out
 #   summary              prints it and exits
 
-STEP_LIMIT=${STEP_LIMIT:-180m}
+STEP_LIMIT=${STEP_LIMIT:-75m}
 
 passed=0 failed=0
 failures=() exercised=() missing=()
