@@ -8,16 +8,17 @@
 //!
 //! | the steady clock says | what happened | what has passed |
 //! |---|---|---|
-//! | as much or more | greypit was started anew | the difference; where the kernel is another all the same, it is more |
-//! | less | the machine was started anew | what the wall clock says, less [`DOUBT_S`]; at least the kernel's age |
+//! | as much or more, and no more than the wall clock | greypit was started anew | the difference; where the kernel is another all the same, it is more |
+//! | less | the machine was started anew | what the wall clock says, less [`DOUBT_S`]; at least nothing |
+//! | more than the wall clock | the wall clock was set back, or the data is on another machine | the same |
 //!
 //! So lease time never runs ahead of real time by what is done to the wall clock while the machine runs, and never goes
 //! back. Where it falls behind a lease lasts longer here than at its client, which does no harm: time that the machine
 //! sleeps is not counted (CLOCK_BOOTTIME would, by the word of a hardware clock that may be wrong), and neither is what
 //! passes while it is off and the wall clock comes back too early.
 //!
-//! What remains: over a restart of the machine the wall clock is believed. Where it comes back minutes or more ahead of
-//! what it was, leases end early. A step is written down within seconds ([`Moment::is_stepped_since`]), so it does not
+//! What remains: over a restart of the machine, and where the data goes on on another one, the wall clock is believed.
+//! Where it comes back minutes or more ahead of what it was, leases end early. A step is written down within seconds ([`Moment::is_stepped_since`]), so it does not
 //! count as time that the machine was off, unless greypit did not run between the step and the machine's restart.
 //!
 //! Events and all else that people see have the wall clock's time.
@@ -25,7 +26,7 @@
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-/// After a restart of the machine so much less has passed than the wall clock says: the hardware clock, by which it was
+/// Where only the wall clock tells, so much less has passed than the wall clock says: the hardware clock, by which it was
 /// set, is set now and then and drifts, and all count in whole seconds.
 const DOUBT_S: i64 = 60;
 
@@ -92,11 +93,12 @@ impl Clock {
 /// How many seconds have passed since `last`; rather too few than too many.
 fn passed_s(last: &Moment, now: Reading) -> i64 {
     let by_steady_s = now.steady_s.saturating_sub(last.steady_s);
-    if by_steady_s >= 0 {
-        return by_steady_s;
-    }
     let by_wall_s = now.wall.as_second().saturating_sub(last.wall.as_second());
-    by_wall_s.saturating_sub(DOUBT_S).max(now.steady_s)
+    if (0..=by_wall_s.saturating_add(STEP_S)).contains(&by_steady_s) {
+        by_steady_s
+    } else {
+        by_wall_s.saturating_sub(DOUBT_S).max(0)
+    }
 }
 
 #[cfg(test)]
@@ -131,19 +133,28 @@ mod tests {
     }
 
     #[test]
-    fn greypit_started_anew_goes_on_whatever_the_wall_clock_says() {
-        for wall_s in [WALL_S + 10, WALL_S + 365 * DAY_S, WALL_S - 365 * DAY_S, 0] {
+    fn greypit_started_anew_goes_on_however_far_the_wall_clock_is_ahead_and_never_goes_back() {
+        for wall_s in [WALL_S + 9, WALL_S + 10, WALL_S + 365 * DAY_S] {
             assert_eq!(resumed(wall_s, 3610), WALL_S + 10, "{wall_s}");
         }
+        for wall_s in [WALL_S - 365 * DAY_S, 0] {
+            assert_eq!(resumed(wall_s, 3610), WALL_S, "{wall_s}");
+        }
+    }
+
+    #[test]
+    fn on_another_machine_what_the_wall_clock_says_has_passed_and_not_how_long_that_one_runs() {
+        assert_eq!(resumed(WALL_S + 600, 300 * DAY_S), WALL_S + 600 - DOUBT_S);
+        assert_eq!(resumed(WALL_S + 30, 300 * DAY_S), WALL_S);
+        // One that runs for about as long: less has passed than that.
+        assert_eq!(resumed(WALL_S + DAY_S, 3700), WALL_S + 100);
     }
 
     #[test]
     fn a_machine_started_anew_believes_the_wall_clock_but_never_goes_back() {
         assert_eq!(resumed(WALL_S + DAY_S, 20), WALL_S + DAY_S - DOUBT_S);
-        // A minute at least is the time that the kernel is there.
-        assert_eq!(resumed(WALL_S + 30, 20), WALL_S + 20);
-        for wall_s in [WALL_S - 365 * DAY_S, 0] {
-            assert_eq!(resumed(wall_s, 20), WALL_S + 20, "{wall_s}");
+        for wall_s in [WALL_S + 30, WALL_S - 365 * DAY_S, 0] {
+            assert_eq!(resumed(wall_s, 20), WALL_S, "{wall_s}");
         }
     }
 

@@ -505,10 +505,11 @@ mod tests {
         };
         assert_eq!(lease_s(WALL_S, 1000), WALL_S);
         assert_eq!(lease_s(WALL_S + 1_000_000, 1100), WALL_S + 100, "set forward");
-        assert_eq!(lease_s(WALL_S, 1200), WALL_S + 200, "set back");
-        // The machine starts anew, 160 s later by its wall clock, the last of which is a doubt.
-        assert_eq!(lease_s(WALL_S + 160, 20), WALL_S + 300);
-        assert_eq!(lease_s(0, 10), WALL_S + 310, "without its battery");
+        assert_eq!(lease_s(WALL_S, 1200), WALL_S + 100, "set back while greypit was not there");
+        assert_eq!(lease_s(WALL_S + 100, 1300), WALL_S + 200);
+        // The machine starts anew, 160 s later by its wall clock, the last minute of which is a doubt.
+        assert_eq!(lease_s(WALL_S + 260, 20), WALL_S + 300);
+        assert_eq!(lease_s(0, 10), WALL_S + 300, "without its battery");
     }
 
     #[test]
