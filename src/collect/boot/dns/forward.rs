@@ -67,9 +67,9 @@ impl Forwarder {
     /// The answer for the client, and what became of its query.
     pub(super) async fn ask(&self, query: &Message, transport: Transport, metrics: &Metrics) -> (Answer, Forwarded) {
         let began = Instant::now();
-        metrics.forwards.inc();
+        let waiting = metrics.waiting();
         let answer = self.ask_in_turn(query, transport).await;
-        metrics.forwards.dec();
+        drop(waiting);
         metrics.forward_seconds.observe(began.elapsed().as_secs_f64());
         match answer {
             Some(bytes) => (fit(bytes, query, transport), Forwarded::Answered),

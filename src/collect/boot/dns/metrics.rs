@@ -93,6 +93,16 @@ pub(super) fn rcode_name(rcode: ResponseCode) -> &'static str {
     RCODES.iter().find(|(known, _)| *known == rcode).map_or("other", |(_, name)| name)
 }
 
+/// A query that waits for other servers, in `greypit_dns_forwards` until it is dropped.
+#[derive(Debug)]
+pub(super) struct Waiting<'a>(&'a IntGauge);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     queries: IntCounterVec,
@@ -152,6 +162,12 @@ impl Metrics {
 
     pub(super) fn dropped(&self, reason: Dropped) {
         self.dropped.with_label_values(&[reason.name()]).inc();
+    }
+
+    /// Counts one more that waits.
+    pub(super) fn waiting(&self) -> Waiting<'_> {
+        self.forwards.inc();
+        Waiting(&self.forwards)
     }
 
     pub(super) fn forwarded(&self, outcome: Forwarded) {

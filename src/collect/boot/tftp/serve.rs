@@ -174,6 +174,7 @@ impl Line<'_> {
                     if transfer.runs().any(|run| self.peer.send(run).is_err()) {
                         return (Outcome::Gone, None);
                     }
+                    self.ticket.entry.answered.get_or_init(Instant::now);
                 }
                 Step::Wait => {}
                 Step::End(end) => return self.ended(end, sized),

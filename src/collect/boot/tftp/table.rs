@@ -8,19 +8,20 @@
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::collect::boot::places::{Full, Place, Places};
 
-/// How long a transfer keeps its place though its client has not answered and others want it.
+/// How long from our first packet on a transfer keeps its place though its client has not answered and others want it.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// What a transfer and the listener know of each other.
 #[derive(Debug)]
 pub(super) struct Entry {
     request: Vec<u8>,
-    since: Instant,
+    /// When the first packet went out; opening the file may take its time.
+    pub(super) answered: OnceLock<Instant>,
     /// The client has answered: the same request again would be another transfer.
     pub(super) begun: AtomicBool,
     /// Another transfer has its client's port.
@@ -40,7 +41,8 @@ impl Entry {
     }
 
     fn gives_way(&self, now: Instant) -> bool {
-        !self.begun.load(Ordering::Relaxed) && now.duration_since(self.since) >= GRACE && !self.is_displaced()
+        let had_time = self.answered.get().is_some_and(|at| now.duration_since(*at) >= GRACE);
+        had_time && !self.begun.load(Ordering::Relaxed) && !self.is_displaced()
     }
 
     /// Whether a request is this transfer's, sent again because our answer is not there yet.
@@ -95,8 +97,8 @@ impl Table {
         }
         let Some(place) = self.place(&by_peer, client, now) else { return Asked::Busy };
         let (begun, replaced) = (AtomicBool::new(false), AtomicBool::new(false));
-        let place = Mutex::new(Some(place));
-        let entry = Arc::new(Entry { request: request.to_vec(), since: now, begun, replaced, place });
+        let (request, answered, place) = (request.to_vec(), OnceLock::new(), Mutex::new(Some(place)));
+        let entry = Arc::new(Entry { request, answered, begun, replaced, place });
         by_peer.insert(key, entry.clone());
         Asked::New(Ticket { table: self.clone(), key, entry })
     }
@@ -109,7 +111,7 @@ impl Table {
         };
         let is_asked = |key: &Key| full == Full::All || key.1.ip() == client.ip();
         let quiet = by_peer.iter().filter(|(key, entry)| is_asked(key) && entry.gives_way(now));
-        let (_, oldest) = quiet.min_by_key(|(_, entry)| entry.since)?;
+        let (_, oldest) = quiet.min_by_key(|(_, entry)| entry.answered.get())?;
         drop(oldest.place().take());
         self.places.take(*client.ip()).ok()
     }
@@ -176,7 +178,11 @@ mod tests {
     fn whose_client_does_not_answer_gives_way_the_oldest_first() {
         let (table, begun) = (Table::new(3, 2), Instant::now());
         let at = |ms| begun + Duration::from_millis(ms);
-        let asks = |client: &str, ms| ask_at(&table, client, b"a", at(ms)).map(Result::unwrap);
+        let asks = |client: &str, ms| {
+            let ticket = ask_at(&table, client, b"a", at(ms)).map(Result::unwrap)?;
+            ticket.entry.answered.set(at(ms)).unwrap();
+            Some(ticket)
+        };
         let proven = asks("10.0.0.9:1", 0).unwrap();
         proven.entry.begun.store(true, Ordering::Relaxed);
         let second = asks("10.0.0.9:2", 10).unwrap();

@@ -231,7 +231,7 @@ async fn the_next_server_is_asked_when_one_is_silent_or_fails_and_servfail_is_th
         vec![answer]
     });
     let good = upstream(|query| vec![right(&query)]);
-    let bench = Bench::start_with(Duration::from_secs(3), "", &[silent, failing, good]).await;
+    let bench = Bench::start_with(Duration::from_secs(10), "", &[silent, failing, good]).await;
     assert_eq!(bench.udp(&query("www.example.org.", RecordType::A)).await.answers.len(), 1);
     bench.stop().await;
 
