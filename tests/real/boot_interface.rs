@@ -3,8 +3,9 @@
 
 mod support;
 
+use socket2::{Domain, Socket, Type};
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use support::boot_server::{BootServer, SERVER};
 use support::dhcp::Client;
 use support::netns::{Host, INTERFACE, Wire};
@@ -107,6 +108,7 @@ fn an_interface_may_come_late_and_change() {
     assert!(of("early")["session"].is_null(), "{lines:?}");
     let log = server.log();
     assert!(!log.contains("panicked") && !log.contains("\"ERROR\""), "{log}");
+    assert_eq!(log.matches("boot listens").count(), 3, "late, for another address, and for another number: {log}");
     let (verdict, complaints) = server.verify();
     assert_eq!((verdict.lost, verdict.repeated, verdict.broken), (0, 0, 0), "{complaints}");
 }
@@ -124,11 +126,27 @@ fn an_interface_that_is_there_does_not_wait_for_another() {
         fs::write(folder.join("hostname"), format!("of-{}", address.replace('.', "-"))).expect("a file of ours");
         fs::write(folder.join("mac"), host.mac()).expect("a file of ours");
     }
+    // A disk that refuses the leases is waited for too.
+    let in_the_way = server.folder().join("data/boot/leases.new");
+    fs::create_dir_all(&in_the_way).expect("a folder of ours");
     server.start();
-    held(&server, "eth1: no such interface here");
+    held(&server, "data/boot/leases");
+    fs::remove_dir(&in_the_way).expect("it is empty");
+    held(&server, "waits for eth1: no such interface here; `ip link` lists those that are\"");
     let mut client = Client::udhcpc(&near, &[]);
     assert_eq!(client.next("bound")["ip"], MACHINE);
+    // Somebody has its TFTP port: that costs the first nothing.
+    let taken = server.host.enter(|| {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+        socket.set_freebind_v4(true).expect("a socket of ours");
+        socket.bind(&SocketAddrV4::new(Ipv4Addr::new(10, 78, 0, 1), 69).into()).expect("a free port");
+        socket
+    });
     second.join(&server.host, "greypit", "eth1", "10.78.0.1/24");
+    held(&server, "10.78.0.1:69");
+    client.process().signal("USR1");
+    assert_eq!(client.next("renew")["ip"], MACHINE);
+    drop(taken);
     ready(&server);
     let mut other = Client::udhcpc(&far, &[]);
     assert_eq!(other.next("bound")["ip"], "10.78.0.5");

@@ -8,7 +8,8 @@
 //! - another card of the same interface is taken note of.
 //!
 //! What does not fit the interfaces as they are now (a pool outside of their networks, machine files that are not right, a
-//! port that is taken) is said and tried again every [`AGAIN`]; what is served meanwhile stays as long as it can.
+//! port that is taken on one that is not served yet, a disk that is full) is said and tried again every [`AGAIN`], or as
+//! soon as they are others; what is served meanwhile stays.
 //!
 //! The part `boot` of `/readyz` is held while anything is waited for, with the reason; `greypit_boot_interfaces_down`
 //! counts what is.
@@ -21,8 +22,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::life::{Kept, Life, Plan};
+use super::life::{Bound, Kept, Life, Plan};
 use super::net::{Interface, Look};
+use super::world::World;
 
 /// How often the interfaces are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -38,20 +40,54 @@ const PART: &str = "boot";
 pub(super) struct Keeper {
     kept: Arc<Kept>,
     life: Option<Life>,
-    /// Why the interfaces as they are cannot be bound, and when that showed.
-    failed: Option<(Instant, String)>,
+    /// The last life's world, also where binding it anew has failed since.
+    last: Option<Arc<World>>,
+    /// Each interface as it was served last.
+    known: Vec<Interface>,
+    failed: Option<Failed>,
     stop: CancellationToken,
 }
 
+/// Why these interfaces cannot be bound, and when that showed.
+#[derive(Debug)]
+struct Failed {
+    at: Instant,
+    interfaces: Vec<Interface>,
+    problem: String,
+}
+
 impl Keeper {
-    /// `life`: what is served already.
-    pub(super) fn new(kept: Kept, life: Option<Life>, stop: CancellationToken) -> Keeper {
-        Keeper { kept: Arc::new(kept), life, failed: None, stop }
+    pub(super) fn new(kept: Kept, stop: CancellationToken) -> Keeper {
+        Keeper { kept: Arc::new(kept), life: None, last: None, known: Vec::new(), failed: None, stop }
     }
 
-    /// Says what is waited for at the start.
-    pub(super) fn first(&self, look: &Look) {
+    /// Serves what is bound at the start, and says what is waited for, a disk too.
+    ///
+    /// # Errors
+    /// What only a restart mends.
+    pub(super) fn first(&mut self, bound: Option<Bound>, look: &Look) -> Result<()> {
+        match bound.map(|bound| Life::begin(bound, &self.kept, &self.stop)) {
+            None => {}
+            Some(Ok(life)) => self.serves(life),
+            Some(Err(error @ Error::Io { .. })) => self.fails(&look.present, &error),
+            Some(Err(error)) => return Err(error),
+        }
         self.say(look);
+        Ok(())
+    }
+
+    fn serves(&mut self, life: Life) {
+        for now in life.interfaces() {
+            self.known.retain(|before| before.name != now.name);
+            self.known.push(now.clone());
+        }
+        self.last = Some(life.world.clone());
+        (self.life, self.failed) = (Some(life), None);
+    }
+
+    fn fails(&mut self, interfaces: &[Interface], error: &Error) {
+        let (interfaces, problem) = (interfaces.to_vec(), error.to_string());
+        self.failed = Some(Failed { at: Instant::now(), interfaces, problem });
     }
 
     /// Works until it is told to stop, and ends when all is ended.
@@ -74,8 +110,8 @@ impl Keeper {
     }
 
     async fn look(&mut self) {
-        let (names, served) = (self.kept.config.interface.clone(), self.served().to_vec());
-        let look = match blocking(move || Look::now(&names, &served)).await {
+        let (names, known) = (self.kept.config.interface.clone(), self.known.clone());
+        let look = match blocking(move || Look::now(&names, &known)).await {
             Ok(look) => look,
             Err(error) => return self.kept.health.held(PART, error.to_string()),
         };
@@ -86,9 +122,10 @@ impl Keeper {
         }
         if !look.has_news(self.served()) {
             self.failed = None;
-        } else if self.failed.as_ref().is_none_or(|(at, _)| at.elapsed() >= AGAIN) {
-            let bound = self.bind_anew(look.present.clone()).await;
-            self.failed = bound.err().map(|error| (Instant::now(), error.to_string()));
+        } else if self.failed.as_ref().is_none_or(|failed| failed.is_over(&look))
+            && let Err(error) = self.bind_anew(look.present.clone()).await
+        {
+            self.fails(&look.present, &error);
         }
         self.say(&look);
     }
@@ -96,7 +133,7 @@ impl Keeper {
     /// On the board, which logs what is new.
     fn say(&self, look: &Look) {
         self.kept.metrics.interfaces_down.set(look.absent.len() as i64);
-        let failed = self.failed.as_ref().map(|(_, problem)| problem.clone());
+        let failed = self.failed.as_ref().map(|failed| failed.problem.clone());
         let reasons: Vec<_> = look.waits_for().into_iter().chain(failed).collect();
         match reasons.is_empty() {
             true => self.kept.health.ok(PART),
@@ -106,10 +143,15 @@ impl Keeper {
 
     /// Serves these interfaces in place of those before.
     async fn bind_anew(&mut self, interfaces: Vec<Interface>) -> Result<()> {
-        let (kept, before) = (self.kept.clone(), self.life.as_ref().map(|life| life.world.clone()));
-        let plan = blocking(move || Plan::new(&kept.config, interfaces, before.as_deref())).await?;
+        let (kept, before, served) = (self.kept.clone(), self.last.clone(), self.served().to_vec());
+        let plan = blocking(move || {
+            let plan = Plan::new(&kept.config, interfaces, before.as_deref())?;
+            plan.try_others(&kept.config, &served)?;
+            Ok(plan)
+        });
+        let plan = plan.await?;
         if let Some(life) = self.life.take() {
-            tracing::info!("the interfaces have changed: boot ends what it does, and binds them anew");
+            self.kept.health.held(PART, "the interfaces have changed: boot ends what it does, and binds them anew");
             life.end().await;
         }
         // Reading the leases may take its time.
@@ -121,8 +163,15 @@ impl Keeper {
         });
         let (life, addresses) = life.await?;
         tracing::info!(addresses = addresses.join(", "), "boot listens");
-        self.life = Some(life);
+        self.serves(life);
         Ok(())
+    }
+}
+
+impl Failed {
+    /// Whether it is to be tried again: after a while, or where the interfaces are others.
+    fn is_over(&self, look: &Look) -> bool {
+        self.at.elapsed() >= AGAIN || look.has_news(&self.interfaces) || look.lacks(&self.interfaces)
     }
 }
 

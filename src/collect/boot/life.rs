@@ -27,6 +27,7 @@ pub(super) struct Kept {
     pub(super) data_dir: PathBuf,
     pub(super) sessions: Arc<Sessions>,
     pub(super) names: dns::Names,
+    pub(super) failures: power::Failures,
     pub(super) audit: Arc<Audit>,
     pub(super) metrics: Metrics,
     pub(super) health: Health,
@@ -55,19 +56,42 @@ impl Plan {
         Ok(Plan { networks, machines, root: Root::open(&config.root)? })
     }
 
+    /// Tries the sockets of those interfaces that are not served yet, by name: what keeps these from being bound is to
+    /// cost the others nothing.
+    ///
+    /// # Errors
+    /// As [`Plan::bind`].
+    pub(super) fn try_others(&self, config: &Config, served: &[Interface]) -> Result<()> {
+        let is_served = |one: &&Interface| served.iter().any(|before| before.name == one.name);
+        let others: Vec<_> = self.networks.interfaces.iter().filter(|one| !is_served(one)).cloned().collect();
+        Sockets::bind(config, &others).map(drop)
+    }
+
     /// Takes every socket.
     ///
     /// # Errors
     /// [`greypit_pipeline::Error::Config`] names the key, the reason and what to do.
     pub(super) fn bind(self, config: &Config) -> Result<Bound> {
-        let interfaces = &self.networks.interfaces;
+        Ok(Bound { sockets: Sockets::bind(config, &self.networks.interfaces)?, plan: self })
+    }
+}
+
+#[derive(Debug)]
+struct Sockets {
+    dhcp: dhcp::Bound,
+    tftp: bound::Bound,
+    http: bound::Bound,
+    dns: dns::Bound,
+}
+
+impl Sockets {
+    fn bind(config: &Config, interfaces: &[Interface]) -> Result<Sockets> {
         let answers = config.mode != Mode::Listen;
-        Ok(Bound {
+        Ok(Sockets {
             dhcp: dhcp::bind(config, interfaces)?,
             tftp: if answers { tftp::bind(&config.tftp, interfaces)? } else { bound::Bound::default() },
             http: if answers { http::bind(&config.http, interfaces)? } else { bound::Bound::default() },
             dns: if config.mode == Mode::Serve { dns::bind(&config.dns, interfaces)? } else { dns::Bound::default() },
-            plan: self,
         })
     }
 }
@@ -76,16 +100,14 @@ impl Plan {
 #[derive(Debug)]
 pub(super) struct Bound {
     plan: Plan,
-    dhcp: dhcp::Bound,
-    tftp: bound::Bound,
-    http: bound::Bound,
-    dns: dns::Bound,
+    sockets: Sockets,
 }
 
 impl Bound {
     /// What was bound, for people.
     pub(super) fn addresses(&self) -> Vec<String> {
-        [self.dhcp.addresses(), self.tftp.addresses(), self.http.addresses(), self.dns.addresses()].concat()
+        let Sockets { dhcp, tftp, http, dns } = &self.sockets;
+        [dhcp.addresses(), tftp.addresses(), http.addresses(), dns.addresses()].concat()
     }
 }
 
@@ -101,9 +123,10 @@ impl Life {
     /// Recovers the leases and answers, inside a Tokio runtime, until it is ended or `stop` is cancelled.
     ///
     /// # Errors
-    /// Where there is no thread, or the control socket cannot be made. Then it ends by itself.
+    /// The disk's; where there is no thread, or the control socket cannot be made. Then it ends by itself, and nothing has
+    /// been written to the leases.
     pub(super) fn begin(bound: Bound, kept: &Kept, stop: &CancellationToken) -> Result<Life> {
-        let Plan { networks, machines, root } = bound.plan;
+        let Bound { plan: Plan { networks, machines, root }, sockets } = bound;
         let world = Arc::new(World {
             config: kept.config.clone(),
             networks,
@@ -114,20 +137,22 @@ impl Life {
             names: kept.names.clone(),
             audit: kept.audit.clone(),
         });
-        let Kept { metrics, health, data_dir, .. } = kept;
+        let Kept { metrics, health, data_dir, failures, .. } = kept;
         let stop = stop.child_token();
         // Where something fails what has begun is not to go on.
         let unfinished = stop.clone().drop_guard();
         let mut tasks = vec![world.machines.watch(health, metrics.machines.clone(), stop.clone())];
-        tasks.extend(dhcp::spawn(bound.dhcp, world.clone(), data_dir, health, metrics.dhcp.clone(), stop.clone())?);
-        let tftp = tftp::spawn(bound.tftp, world.clone(), metrics.tftp.clone(), stop.clone())?;
-        let http = http::spawn(bound.http, world.clone(), metrics.http.clone(), stop.clone())?;
-        let dns = dns::spawn(bound.dns, world.clone(), metrics.dns.clone(), stop.clone())?;
+        let tftp = tftp::spawn(sockets.tftp, world.clone(), metrics.tftp.clone(), stop.clone())?;
+        let http = http::spawn(sockets.http, world.clone(), metrics.http.clone(), stop.clone())?;
+        let dns = dns::spawn(sockets.dns, world.clone(), metrics.dns.clone(), stop.clone())?;
         for (part, answering) in [("tftp", tftp), ("boot_http", http), ("dns", dns)] {
             let watch = |task| tokio::spawn(watched(part, task, health.clone(), stop.clone()));
             tasks.extend(answering.into_iter().map(watch));
         }
-        tasks.extend(power::spawn(world.clone(), data_dir, health, metrics.power.clone(), stop.clone())?);
+        let power = (metrics.power.clone(), failures.clone());
+        tasks.extend(power::spawn(world.clone(), data_dir, health, power.0, power.1, stop.clone())?);
+        // Last: nobody waits for the end of what does not begin whole, and the leases have one writer at a time.
+        tasks.extend(dhcp::spawn(sockets.dhcp, world.clone(), data_dir, health, metrics.dhcp.clone(), stop.clone())?);
         unfinished.disarm();
         Ok(Life { world, tasks, stop })
     }

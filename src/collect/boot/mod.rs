@@ -58,7 +58,7 @@ pub(crate) use power::{Waker, control_path};
 use self::audit::Audit;
 use self::files::Root;
 use self::keeper::Keeper;
-use self::life::{Kept, Life, Plan};
+use self::life::{Kept, Plan};
 use self::metrics::Metrics;
 use self::net::{Look, Networks};
 use self::sessions::Sessions;
@@ -142,7 +142,8 @@ pub(crate) fn check(config: &Config) -> Result<Option<String>> {
 /// Starts the tasks, inside a Tokio runtime. They end, and drop their [`Submit`], once `stop` is cancelled.
 ///
 /// # Errors
-/// [`Error::Config`] where `registry` has these metrics already; [`Error::Io`] where there is no place for what is kept.
+/// [`Error::Config`] where `registry` has these metrics already, or there is no thread; [`Error::Io`] where there is no place
+/// for what is kept.
 pub fn spawn(
     bound: Bound,
     config: &Config,
@@ -159,14 +160,14 @@ pub fn spawn(
         data_dir: data_dir.to_owned(),
         sessions: bound.sessions,
         names: dns::Names::default(),
+        failures: power::Failures::default(),
         audit: Arc::new(Audit::new(submit, registry).map_err(taken)?),
         metrics: Metrics::new(registry, config).map_err(taken)?,
         health: health.clone(),
     };
     let keep = kept.sessions.keep(data_dir, registry, stop.clone())?;
-    let life = bound.bound.map(|bound| Life::begin(bound, &kept, &stop)).transpose()?;
-    let keeper = Keeper::new(kept, life, stop);
-    keeper.first(&bound.look);
+    let mut keeper = Keeper::new(kept, stop);
+    keeper.first(bound.bound, &bound.look)?;
     Ok(vec![keep, tokio::spawn(keeper.run())])
 }
 

@@ -101,11 +101,11 @@ pub(crate) fn try_without(config: &super::Config) -> Result<()> {
     config.interface.first().map_or(Ok(()), |name| sockets::try_packets(name))
 }
 
-/// Recovers the leases and answers until `stop`. Leases that cannot be read keep DHCP alone from answering, which
-/// `/readyz` says: mail and the other protocols do not wait for a person.
+/// Recovers the leases and answers until `stop`. Leases that are damaged keep DHCP alone from answering, which `/readyz`
+/// says: mail and the other protocols do not wait for a person.
 ///
 /// # Errors
-/// Where there is no thread.
+/// The disk's, and where there is no thread.
 pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
@@ -120,12 +120,14 @@ pub(crate) fn spawn(
     let (log, leases, clock) = match world.config.mode {
         Mode::Serve => match leases::Log::open(&data_dir.join("boot"), Reading::now()) {
             Ok((log, leases, clock)) => (Some(log), leases, clock),
-            Err(error) => {
+            // A person decides what becomes of them.
+            Err(error @ Error::Damaged { .. }) => {
                 tracing::error!(%error, "DHCP does not answer");
                 board
                     .set(Trouble::Leases, Some(format!("DHCP does not answer until greypit is started anew: {error}")));
                 return Ok(Vec::new());
             }
+            Err(error) => return Err(error),
         },
         // Neither gives addresses.
         Mode::Proxy | Mode::Listen => (None, Vec::new(), Clock::resume(None, Reading::now())),

@@ -126,7 +126,12 @@ async fn run(mut looker: Looker, poll: Duration, stop: CancellationToken) {
             looker.look(told);
             looker
         });
-        looker = match looked.await {
+        let looked = tokio::select! {
+            // A file system that hangs holds up nobody.
+            () = stop.cancelled() => return,
+            looked = looked => looked,
+        };
+        looker = match looked {
             Ok(looker) => looker,
             Err(error) => {
                 tracing::error!(%error, "machine files are no longer read");

@@ -39,6 +39,7 @@ use super::Mode;
 use super::world::World;
 pub(crate) use control::path as control_path;
 pub(crate) use metrics::Metrics;
+pub(crate) use task::Failures;
 pub(crate) use waker::Waker;
 
 /// Carries out the schedules, and what `greypit wake` asks for, until `stop`.
@@ -50,6 +51,7 @@ pub(crate) fn spawn(
     data_dir: &Path,
     health: &Health,
     metrics: Metrics,
+    failures: Failures,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
     let folder = data_dir.join("boot");
@@ -57,7 +59,7 @@ pub(crate) fn spawn(
         .map_err(|error| Error::Config { key: "data_dir".into(), problem: format!("{}: {error}", folder.display()) })?;
     let mode = world.config.mode;
     let listener = control::bind(data_dir)?;
-    let power = Arc::new(task::Power::new(world, metrics, health.clone(), stop)?);
+    let power = Arc::new(task::Power::new(world, metrics, failures, health.clone(), stop)?);
     let mut tasks = vec![tokio::spawn(control::serve(listener, power.clone()))];
     if mode != Mode::Listen {
         tasks.push(tokio::spawn(power.run(folder.join("power"))));

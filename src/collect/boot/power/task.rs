@@ -55,11 +55,15 @@ pub(super) struct Power {
     pub(super) stop: CancellationToken,
     places: Semaphore,
     /// What went wrong last, of those with whom something did.
-    failed: Mutex<BTreeMap<Option<Ipv4Addr>, String>>,
+    failures: Failures,
     wol_port: u16,
     /// Actions under way.
     pub(super) tasks: TaskTracker,
 }
+
+/// What went wrong last, by the machine's address.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Failures(Arc<Mutex<BTreeMap<Option<Ipv4Addr>, String>>>);
 
 /// An action that was due.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +78,7 @@ impl Power {
     pub(super) fn new(
         world: Arc<World>,
         metrics: Metrics,
+        failures: Failures,
         health: Health,
         stop: CancellationToken,
     ) -> greypit_pipeline::Result<Power> {
@@ -86,7 +91,7 @@ impl Power {
             health,
             stop,
             places: Semaphore::new(OFFS_MAX),
-            failed: Mutex::default(),
+            failures,
             wol_port: wol::PORT,
             tasks: TaskTracker::new(),
             world,
@@ -238,7 +243,7 @@ impl Power {
             (Some(why), _) => tracing::info!(who, action, why, outcome = done.outcome.name(), "power action left out"),
             (None, _) => tracing::info!(who, action, "power action done"),
         }
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = self.failures.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (done.outcome, &done.why) {
             (Outcome::Failed, Some(why)) => drop(failed.insert(target.ip, format!("{action} of {who}: {why}"))),
             (Outcome::Done, _) => drop(failed.remove(&target.ip)),

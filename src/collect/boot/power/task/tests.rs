@@ -46,7 +46,7 @@ impl Bench {
         let world = Arc::new(world);
         let hears = tokio::net::UdpSocket::bind((Ipv4Addr::new(127, 255, 255, 255), 0)).await.unwrap();
         let metrics = Metrics::new(&registry).unwrap();
-        let power = Power::new(world, metrics, Health::new(), CancellationToken::new()).unwrap();
+        let power = Power::new(world, metrics, Failures::default(), Health::new(), CancellationToken::new()).unwrap();
         let power = Arc::new(power.with_port(hears.local_addr().unwrap().port()));
         Bench { power, queue, hears, folder }
     }
