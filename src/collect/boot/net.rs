@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 
 use super::config::Config;
 
-pub(crate) use self::interface::{Card, Interface, Look};
+pub(crate) use self::interface::{Interface, Look};
 pub(crate) use self::network::Network;
 
 /// All of them.
@@ -105,14 +105,7 @@ pub(crate) mod testing {
 
     /// An interface `eth1` with 10.77.0.1/24.
     pub(crate) fn interface() -> Interface {
-        Interface {
-            name: "eth1".to_owned(),
-            index: 2,
-            card: Card::new(Mac([0x52, 0x54, 0, 0, 0, 1])),
-            addr: Ipv4Addr::new(10, 77, 0, 1),
-            home: Ipv4Addr::new(10, 77, 0, 1),
-            subnet: "10.77.0.0/24".parse().unwrap(),
-        }
+        Interface::new("eth1", 2, Mac([0x52, 0x54, 0, 0, 0, 1]), "10.77.0.1/24".parse().unwrap())
     }
 
     /// The networks of `text`, a `[boot]` section, on that interface.
@@ -160,13 +153,7 @@ mod tests {
         let subnets = |names: &[(&str, &str)]| {
             let interface = |(name, net): &(&str, &str)| {
                 let net: Ipv4Net = net.parse().unwrap();
-                Interface {
-                    name: (*name).to_owned(),
-                    addr: net.addr(),
-                    home: net.addr(),
-                    subnet: net.trunc(),
-                    ..testing::interface()
-                }
+                Interface::new(name, 2, testing::interface().card.mac(), net)
             };
             let networks = Networks::new(&config, names.iter().map(interface).collect())?;
             Ok(networks.networks.iter().map(|of| format!("{} {}", of.subnet, of.pools.len())).collect::<Vec<_>>())

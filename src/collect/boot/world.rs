@@ -227,15 +227,7 @@ pub(crate) mod testing {
     /// A world of `server`/`prefix` with files below `root`, and the other end of its audit.
     pub(crate) fn world(text: &str, server: &str, root: &Path, machines: Machines) -> (World, Queue, Registry) {
         let config: Config = toml::from_str(text).unwrap();
-        let net: ipnet::Ipv4Net = server.parse().unwrap();
-        let interface = Interface {
-            name: "lo".to_owned(),
-            index: 1,
-            card: super::super::net::Card::new(super::super::mac::Mac([0; 6])),
-            addr: net.addr(),
-            home: net.addr(),
-            subnet: net.trunc(),
-        };
+        let interface = Interface::new("lo", 1, super::super::mac::Mac([0; 6]), server.parse().unwrap());
         let (submit, queue) = queue(1 << 24);
         let registry = Registry::new();
         let world = World {

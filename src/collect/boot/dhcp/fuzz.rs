@@ -14,7 +14,7 @@ use crate::collect::boot::config::{Config, Mode};
 use crate::collect::boot::mac::Mac;
 use crate::collect::boot::machines::catalog::Catalog;
 use crate::collect::boot::machines::{Machine, Machines};
-use crate::collect::boot::net::{Card, Interface, Networks};
+use crate::collect::boot::net::{Interface, Networks};
 use crate::collect::boot::sessions::Sessions;
 
 /// A server of 10.77.0.0/16 with `pool` addresses from 10.77.1.0 on and one machine, 52:54:00:00:00:09.
@@ -43,14 +43,7 @@ impl Subject {
         config.dhcp.pool = vec![format!("{first}-{last}")];
         config.dhcp.router = vec![SERVER];
         config.dhcp.max_rate_per_client = 0;
-        let interface = Interface {
-            name: "eth1".to_owned(),
-            index: 2,
-            card: Card::new(Mac([0x52, 0x54, 0, 0, 0, 1])),
-            addr: SERVER,
-            home: SERVER,
-            subnet: ipnet::Ipv4Net::new(SERVER, 16).ok()?.trunc(),
-        };
+        let interface = Interface::new("eth1", 2, Mac([0x52, 0x54, 0, 0, 0, 1]), ipnet::Ipv4Net::new(SERVER, 16).ok()?);
         let networks = Networks::new(&config, vec![interface]).ok()?;
         let mut machines = Machines::default();
         let kernel = Some("vmlinuz".to_owned());

@@ -140,14 +140,7 @@ impl Sockets {
     /// On loopback, with ports of the kernel's choice, and answers to `client_port`.
     #[cfg(test)]
     pub(super) fn on_loopback(client_port: u16) -> Sockets {
-        let interface = Interface {
-            name: "lo".to_owned(),
-            index: 1,
-            card: super::super::net::Card::new(super::super::mac::Mac([0; 6])),
-            addr: Ipv4Addr::LOCALHOST,
-            home: Ipv4Addr::LOCALHOST,
-            subnet: "127.0.0.0/8".parse().unwrap(),
-        };
+        let interface = Interface::new("lo", 1, super::super::mac::Mac([0; 6]), "127.0.0.1/8".parse().unwrap());
         let udp = || Some(udp_on(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap());
         let (server, boot) = (udp(), udp());
         Sockets { interface, server, boot, link: None, raw: None, capture: None, arp: None, client_port }

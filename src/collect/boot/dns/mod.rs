@@ -126,14 +126,7 @@ pub(crate) fn spawn(
 #[doc(hidden)]
 pub fn fuzz(packet: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
     use answer::{Asker, Reply, Transport};
-    let interface = Interface {
-        name: "eth1".to_owned(),
-        index: 2,
-        card: super::net::Card::new(super::mac::Mac([0x52, 0x54, 0, 0, 0, 1])),
-        addr: Ipv4Addr::new(10, 77, 0, 1),
-        home: Ipv4Addr::new(10, 77, 0, 1),
-        subnet: ipnet::Ipv4Net::new(Ipv4Addr::new(10, 77, 0, 0), 24).ok()?,
-    };
+    let interface = Interface::new("eth1", 2, super::mac::Mac([0x52, 0x54, 0, 0, 0, 1]), "10.77.0.1/24".parse().ok()?);
     let mut config = super::Config::default();
     config.dhcp.domain = "test".to_owned();
     let networks = super::net::Networks::new(&config, vec![interface]).ok()?;

@@ -259,14 +259,7 @@ fn the_end_lets_an_answer_end() {
 fn a_taken_port_says_what_to_do() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let config = Config { port: taken.local_addr().unwrap().port(), ..Config::default() };
-    let interface = Interface {
-        name: "lo".to_owned(),
-        index: 1,
-        card: super::super::net::Card::new(super::super::mac::Mac([0; 6])),
-        addr: [127, 0, 0, 1].into(),
-        home: [127, 0, 0, 1].into(),
-        subnet: "127.0.0.0/8".parse().unwrap(),
-    };
+    let interface = Interface::new("lo", 1, super::super::mac::Mac([0; 6]), "127.0.0.1/8".parse().unwrap());
     let error = bind(&config, std::slice::from_ref(&interface)).unwrap_err().to_string();
     assert!(error.contains("boot.http.port: cannot listen on 127.0.0.1:"), "{error}");
     assert!(bind(&Config { port: 0, ..config }, &[interface]).unwrap().addresses().is_empty());

@@ -26,6 +26,12 @@ pub(crate) struct Interface {
 }
 
 impl Interface {
+    /// `net`: its address, with its network.
+    pub(crate) fn new(name: &str, index: u32, mac: Mac, net: Ipv4Net) -> Interface {
+        let addr = net.addr();
+        Interface { name: name.to_owned(), index, card: Card::new(mac), addr, home: addr, subnet: net.trunc() }
+    }
+
     /// Where everybody on it hears.
     pub(crate) fn broadcast(&self) -> Ipv4Addr {
         self.subnet.broadcast()
@@ -128,7 +134,7 @@ struct Entry {
     is_up: bool,
     link: Option<(u32, Mac)>,
     /// With its network.
-    addr: Option<(Ipv4Addr, Ipv4Net)>,
+    addr: Option<Ipv4Net>,
 }
 
 impl Entry {
@@ -137,7 +143,7 @@ impl Entry {
         let link = entry.address.as_ref().and_then(|address| address.as_link_addr());
         let addr = ip(entry.address.as_ref()).and_then(|addr| {
             let mask = ip(entry.netmask.as_ref()).unwrap_or(Ipv4Addr::BROADCAST);
-            Some((addr, Ipv4Net::with_netmask(addr, mask).ok()?.trunc()))
+            Ipv4Net::with_netmask(addr, mask).ok()
         });
         Entry {
             is_up: entry.flags.contains(InterfaceFlags::IFF_UP),
@@ -160,12 +166,12 @@ fn find(name: &str, before: Option<&Interface>, entries: &[Entry]) -> std::resul
     }
     let mut addrs: Vec<_> = own().filter_map(|entry| entry.addr).collect();
     // Stable: in the kernel's order but for those that clients know.
-    addrs.sort_by_key(|(addr, _)| before.map(|before| (*addr != before.home, *addr != before.addr)));
-    let Some(&(addr, subnet)) = addrs.first() else {
+    addrs.sort_by_key(|net| before.map(|before| (net.addr() != before.home, net.addr() != before.addr)));
+    let Some(&net) = addrs.first() else {
         return Err(format!("it has no IPv4 address; `ip address add ADDRESS/BITS dev {name}`"));
     };
-    let home = before.map_or(addr, |before| before.home);
-    Ok(Interface { name: name.to_owned(), index, card: Card::new(mac), addr, home, subnet })
+    let found = Interface::new(name, index, mac, net);
+    Ok(Interface { home: before.map_or(found.home, |before| before.home), ..found })
 }
 
 #[cfg(test)]
@@ -180,7 +186,7 @@ mod tests {
 
     fn with(name: &str, net: &str) -> Entry {
         let net: Ipv4Net = net.parse().unwrap();
-        Entry { name: name.to_owned(), is_up: true, link: None, addr: Some((net.addr(), net.trunc())) }
+        Entry { name: name.to_owned(), is_up: true, link: None, addr: Some(net) }
     }
 
     fn look(served: &[Interface], entries: &[Entry]) -> Look {
