@@ -8,7 +8,8 @@
 //!
 //! What ends goes back to its pool, and whoever had it last gets it again as long as nobody else needed it.
 //!
-//! Pure: the time is an argument, in seconds of lease time ([`super::clock`]). Limits: [`ADDRESSES_PER_CARD_MAX`], [`DECLINES_PER_CARD_MAX`].
+//! Pure: the time is an argument, in seconds of lease time ([`super::clock`]). Limits:
+//! [`ADDRESSES_PER_CARD_MAX`], [`DECLINES_PER_CARD_MAX`].
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};

@@ -18,8 +18,9 @@
 //! passes while it is off and the wall clock comes back too early.
 //!
 //! What remains: over a restart of the machine, and where the data goes on on another one, the wall clock is believed.
-//! Where it comes back minutes or more ahead of what it was, leases end early. A step is written down within seconds ([`Moment::is_stepped_since`]), so it does not
-//! count as time that the machine was off, unless greypit did not run between the step and the machine's restart.
+//! Where it comes back minutes or more ahead of what it was, leases end early. A step is written down within seconds
+//! ([`Moment::is_stepped_since`]), so it does not count as time that the machine was off, unless greypit did not run
+//! between the step and the machine's restart.
 //!
 //! Events and all else that people see have the wall clock's time.
 

@@ -2,8 +2,9 @@
 //!
 //! A client may call itself anything, so: one label of RFC 1123 (letters, digits, hyphens inside; [`LABEL_BYTES_MAX`]
 //! bytes), of a longer name the first one; none of [`NEVER`], which programs look up to be told what to do; and a name
-//! belongs to the address that had it first, until DHCP says that the lease has ended: within a second. The names of machine files go before all of these.
-//! After a restart a lease has its name again once its client asks to go on with it.
+//! belongs to the address that had it first, until DHCP says that the lease has ended: within a second. The
+//! names of machine files go before all of these. After a restart a lease has its name again once its client asks to go on
+//! with it.
 //!
 //! Limit: [`NAMES_MAX`] names; beyond it a lease has no name.
 

@@ -13,9 +13,9 @@
 //! <boot.dir>/<server ip>/default/        the same without hostname, mac and power, for machines that no folder names
 //! ```
 //!
-//! `boot`: `local` = an address, and its own disk; `off` = nothing from any protocol, on any of our networks; anything else is the file below
-//! boot.root that its firmware loads (`grubx64.efi`). Lines that begin with `#` and empty lines say nothing; other files
-//! and names that begin with a dot are left alone, as are folders of other servers. Links are followed.
+//! `boot`: `local` = an address, and its own disk; `off` = nothing from any protocol, on any of our networks; anything else is
+//! the file below boot.root that its firmware loads (`grubx64.efi`). Lines that begin with `#` and empty lines say nothing;
+//! other files and names that begin with a dot are left alone, as are folders of other servers. Links are followed.
 //!
 //! Within a server's folder a card, a name and an address belong to one machine, and the address is in a network of that
 //! server. Limits: 64 KiB a file, 10,000 machines, 32 cards a machine, 64 initrds, 512 bytes a name of a file below
