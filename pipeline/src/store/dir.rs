@@ -409,7 +409,7 @@ mod tests {
         };
         assert_eq!(
             keys("").await,
-            ["mail.json", "mail/1/a.json.zst", "mail/10/c.json", "mail/2/b.json.bz2", "sys/x.json"]
+            ["mail.json", "mail/1/a.json.zst", "mail/2/b.json.bz2", "mail/10/c.json", "sys/x.json"]
         );
         assert_eq!(keys("mail/1").await, ["mail/1/a.json.zst", "mail/10/c.json"]);
         assert_eq!(keys("mail/1/").await, ["mail/1/a.json.zst"]);

@@ -19,6 +19,8 @@ mod error;
 pub(crate) mod memory;
 mod s3;
 
+use std::cmp::Ordering;
+
 use bytes::Bytes;
 
 pub use config::{Config, Encryption};
@@ -151,7 +153,8 @@ impl Store {
         }
     }
 
-    /// All objects of records whose key begins with `prefix` (a text, not a folder; empty for all), by key.
+    /// All objects of records whose key begins with `prefix` (a text, not a folder; empty for all), by key, numbers in
+    /// it by their value: the objects of a window in the order of their first events.
     ///
     /// # Errors
     /// Class `not_found` when the directory does not exist; an S3 prefix without objects is an empty list.
@@ -162,7 +165,7 @@ impl Store {
             #[cfg(test)]
             Store::Memory(memory) => memory.list(prefix),
         };
-        objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        objects.sort_unstable_by(|a, b| numbers_by_value(&a.key, &b.key));
         Ok(objects)
     }
 
@@ -201,6 +204,17 @@ fn is_records_key(key: &str) -> bool {
     !key.split('/').any(hidden) && name.contains(".json")
 }
 
+/// The order of two keys, each number in them taken by its value: `to-9` before `to-10`.
+fn numbers_by_value(a: &str, b: &str) -> Ordering {
+    fn parts(key: &str) -> impl Iterator<Item = (u8, usize, &[u8])> {
+        key.as_bytes().chunk_by(|a, b| a.is_ascii_digit() && b.is_ascii_digit()).map(|part| {
+            let value = &part[part.iter().take_while(|byte| **byte == b'0').count()..];
+            if part[0].is_ascii_digit() { (b'0', value.len(), value) } else { (part[0], 0, part) }
+        })
+    }
+    parts(a).cmp(parts(b)).then_with(|| a.cmp(b))
+}
+
 fn check_key(key: &str) -> Result<()> {
     let bad_part = |part: &str| part.is_empty() || part.starts_with('.');
     let problem = if key.len() > KEY_BYTES_MAX {
@@ -226,6 +240,28 @@ mod tests {
         }
         for bad in ["", "/a", "a/", "a//b", "../a", "a/../b", ".a", "a/.b", "a\0b", "a\nb", &"k".repeat(901)] {
             assert_eq!(check_key(bad).unwrap_err().class, "bad_key", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_in_the_order_of_their_numbers() {
+        let ordered = [
+            "mail/mail-2026-11-20-12-55-mx-1.json",
+            "mail/mail-2026-11-20-12-55-mx-2.json",
+            "mail/mail-2026-11-20-12-55-mx-12.json",
+            "mail/mail-2026-11-20-12-55-mx-012.json.bz2",
+            "mail/mail-2026-11-20-12-55-mx-18446744073709551616.json",
+            "mail/mail-2026-11-20-13-00-mx-3.json",
+            "mail/p1-7",
+            "mail/p01-7.json",
+            "mail/p1-7.json",
+            "mail/p2-0.json",
+            "mail/pé-1.json",
+        ];
+        for (i, a) in ordered.iter().enumerate() {
+            for (j, b) in ordered.iter().enumerate() {
+                assert_eq!(numbers_by_value(a, b), i.cmp(&j), "{a} {b}");
+            }
         }
     }
 
