@@ -317,15 +317,9 @@ fn a_sender_at_three_sendmails_has_one_limit() {
     let kafka = Kafka::start();
     let addr = |number: usize| Ipv4Addr::new(127, 0, 6, number as u8 + 1);
     let ports: Vec<u16> = (0..NODES).map(|_| support::net::free_port()).collect();
-    let mc: String = (0..NODES)
-        .map(|n| {
-            let (addr, port) = (addr(n), ports[n]);
-            format!(
-                "MAIL_FILTER(`f{n}', `S=inet:{port}@127.0.0.1, F=')dnl\n\
-                 DAEMON_OPTIONS(`Name=MTA{n}, Family=inet, Addr={addr}, Port=GP_PORT, InputMailFilters=f{n}')dnl\n"
-            )
-        })
-        .collect();
+    let setup = (0..NODES).fold(Setup::mx(1), |setup, n| {
+        setup.daemon(&format!("MTA{n}"), addr(n), &format!("S=inet:{}@127.0.0.1, F=", ports[n]))
+    });
     let nodes: Vec<Greypit> = (0..NODES)
         .map(|number| {
             let mut node = greypit(number, &kafka, &format!("inet:{}@127.0.0.1", ports[number]));
@@ -337,7 +331,7 @@ fn a_sender_at_three_sendmails_has_one_limit() {
     farm.wait_connected(true);
     let net = MailNet::keeping();
     let syslog = Rsyslog::start("mx1", &[]);
-    let sendmail = Sendmail::start(Setup::mx(1).extra_mc(&mc), &net, &syslog);
+    let sendmail = Sendmail::start(setup, &net, &syslog);
 
     let server = |number| SocketAddr::from((addr(number), net.port()));
     let mut floods: Vec<Flood> = (0..NODES).map(|n| Flood::connect(server(n), &format!("farm{n}"))).collect();

@@ -95,18 +95,12 @@ fn sendmail_has_more_patience() {
 fn what_sendmail_does_without_an_answer() {
     let ways = [("MTA", "F="), ("DEFER", "F=T"), ("REJECT", "F=R"), ("CLOSE", "F=4")];
     let addr = |number: usize| Ipv4Addr::new(127, 0, 4, number as u8);
-    let mc: String = (0..ways.len())
-        .map(|n| {
-            let ((name, equate), addr) = (ways[n], addr(n));
-            format!(
-                "MAIL_FILTER(`f{n}', `S=local:/var/run/greypit/sock, {equate}, T=S:10s;R:10s')dnl\n\
-                 DAEMON_OPTIONS(`Name={name}, Family=inet, Addr={addr}, Port=GP_PORT, InputMailFilters=f{n}')dnl\n"
-            )
-        })
-        .collect();
+    let setup = ways.iter().enumerate().fold(Setup::mx(1), |setup, (n, (name, equate))| {
+        setup.daemon(name, addr(n), &format!("S=local:/var/run/greypit/sock, {equate}, T=S:10s;R:10s"))
+    });
     let net = MailNet::keeping();
     let syslog = Rsyslog::start("mx1", &[]);
-    let sendmail = Sendmail::start(Setup::mx(1).extra_mc(&mc), &net, &syslog);
+    let sendmail = Sendmail::start(setup, &net, &syslog);
     let addr = |number| SocketAddr::from((addr(number), net.port()));
     let mut filtered = Filtered::by_socket(addr(0), &sendmail.folder().join("greypit/sock"), true);
     filtered.start("limit = 1\nstep = \"1m\"\nmax_delay = \"1m\"");

@@ -108,6 +108,8 @@ pub(crate) struct Setup {
     /// More m4 text, in front of `MAILER(…)`: `INPUT_MAIL_FILTER(…)`,
     /// `define(…)`.
     pub(crate) extra_mc: String,
+    /// Where it listens besides.
+    pub(crate) also: Vec<Ipv4Addr>,
     /// `-L`: the program name in the log.
     pub(crate) log_label: String,
     /// `-q`: how often the queue is run.
@@ -124,6 +126,7 @@ impl Setup {
         Self {
             number,
             extra_mc: String::new(),
+            also: Vec::new(),
             log_label: "sm-mta".to_owned(),
             queue_run: "1m".to_owned(),
             queue_life: "5d".to_owned(),
@@ -132,6 +135,16 @@ impl Setup {
 
     pub(crate) fn extra_mc(self, text: &str) -> Self {
         Self { extra_mc: text.to_owned(), ..self }
+    }
+
+    /// Listens at `addr` besides, with a filter of its own: its `S=…, F=…`.
+    pub(crate) fn daemon(mut self, name: &str, addr: Ipv4Addr, filter: &str) -> Self {
+        self.extra_mc += &format!(
+            "MAIL_FILTER(`f{name}', `{filter}')dnl\n\
+             DAEMON_OPTIONS(`Name={name}, Family=inet, Addr={addr}, Port=GP_PORT, InputMailFilters=f{name}')dnl\n"
+        );
+        self.also.push(addr);
+        self
     }
 
     pub(crate) fn log_label(self, label: &str) -> Self {
@@ -196,11 +209,13 @@ impl Sendmail {
             &format!("-q{}", setup.queue_run),
         ]);
         let mut process = Process::spawn("sendmail", &mut command);
-        let addr = self.addr;
-        wait_for("sendmail", || {
-            process.assert_alive();
-            listens(addr).then_some(())
-        });
+        // It opens one after the other.
+        for ip in [self.addr.ip()].into_iter().chain(self.setup.also.iter().copied().map(Into::into)) {
+            wait_for("sendmail", || {
+                process.assert_alive();
+                listens((ip, self.addr.port()).into()).then_some(())
+            });
+        }
         self.process = Some(process);
     }
 
