@@ -249,10 +249,12 @@ impl Kafka {
         topics.map(|topic| (topic.name().to_owned(), topic.partitions().len() as i32)).collect()
     }
 
-    /// The offset behind the last message of each partition.
+    /// The offset behind the last message of each partition, from its leader, once it has one: a broker that is late
+    /// with its heartbeat loses what it leads for a moment.
     pub(crate) fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
         let client = self.client("ask");
-        let end = |partition| client.fetch_watermarks(topic, partition, ANSWER).expect("Kafka answers").1;
+        let ask = |partition| client.fetch_watermarks(topic, partition, ANSWER);
+        let end = |partition| wait_for("the leader of a partition", || ask(partition).ok()).1;
         (0..self.topics()[topic]).map(|partition| (partition, end(partition))).collect()
     }
 
