@@ -97,7 +97,6 @@ impl Shipper {
     }
 
     async fn cut(self: &Arc<Shipper>, batch: Batch) -> Cut {
-        self.shared.began(&batch);
         let part = format!("{}-{}", self.node, batch.first);
         let key = self.key(&batch, &part);
         let codec = self.config.codec;

@@ -88,8 +88,13 @@ impl Shared {
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The next batch, noted as being shipped.
     pub(crate) fn pop_ready(&self) -> Option<Batch> {
-        self.planner().pop_ready()
+        // Under one lock, so that no event is for a moment neither waiting nor being shipped.
+        let mut planner = self.planner();
+        let batch = planner.pop_ready()?;
+        self.began(&batch);
+        Some(batch)
     }
 }
 

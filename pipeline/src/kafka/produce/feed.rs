@@ -162,7 +162,6 @@ impl Feeder {
 
     /// Hands over the events of a batch.
     fn feed(&mut self, session: &Session, batch: Batch) -> Result<(), Exit> {
-        self.parts.shared.began(&batch);
         let index = self.lane(batch.kind);
         let Some(lane) = self.lanes.get_mut(index) else {
             self.todo.push_front(batch);
