@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus::IntGauge;
 use rustix::net::SocketFlags;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -131,7 +132,8 @@ fn begin(guest: Guest, door: &Door, shared: &Arc<Shared>, connections: &TaskTrac
         place => place.flatten(),
     };
     shared.metrics.connections.inc();
-    let open = Open { shared: shared.clone(), _permit: permit, _place: place };
+    let counted = Counted(shared.metrics.connections.clone());
+    let open = Open { shared: shared.clone(), _permit: permit, _place: place, _counted: counted };
     match (guest, door) {
         (Guest::Tcp(stream, peer), Door::Tls(_, tls)) => {
             keep_alive(&stream);
@@ -183,15 +185,19 @@ async fn over_tls(stream: TcpStream, peer: IpAddr, acceptor: TlsAcceptor, shared
     }
 }
 
-/// The place of one connection, given back when dropped.
+/// The place of one connection, given back when dropped; only then is the connection no longer counted.
 struct Open {
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
     _place: Option<Place>,
+    _counted: Counted,
 }
 
-impl Drop for Open {
+/// Counts a connection as open until it is dropped.
+struct Counted(IntGauge);
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.shared.metrics.connections.dec();
+        self.0.dec();
     }
 }
