@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use support::postfix::{Postfix, Setup};
 use support::sendmail::MailNet;
 use support::smtp::Client;
+use support::{run, wait_for};
 
 /// Sends what makes every kind of line that becomes a record.
 fn traffic(postfix: &Postfix) {
@@ -71,6 +72,11 @@ fn check(long_ids: bool) {
     postfix.wait_for_lines(7, "status=sent");
     postfix.wait_for_lines(2, "status=deferred");
     postfix.wait_for_lines(3, "status=bounced");
+    // That is logged before they are where a flush looks.
+    wait_for("both to be in the queue of deferred mail", || {
+        let queue = run(postfix.inside().args(["postqueue", "-j"]));
+        (queue.matches("\"queue_name\": \"deferred\"").count() == 2).then_some(())
+    });
     // Every deferred message once more: its from= line is logged again.
     assert!(postfix.inside().args(["postqueue", "-f"]).status().expect("postqueue").success());
     postfix.wait_for_lines(4, "status=deferred");

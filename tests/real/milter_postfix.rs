@@ -57,10 +57,16 @@ impl Attached {
         source.output().expect("smtp-source starts").status.success()
     }
 
-    /// Lines of its log about a sender with this text in them.
-    fn logged(&self, from: &str, text: &str) -> usize {
+    /// Waits until so many messages of a sender are in its log, and says how many were queued and how many refused.
+    fn wait_logged(&self, from: &str, messages: usize) -> (usize, usize) {
         let from = format!("from=<{from}>");
-        self.postfix.lines().iter().filter(|line| line.contains(&from) && line.contains(text)).count()
+        let with = |lines: &[String], text: &str| lines.iter().filter(|line| line.contains(text)).count();
+        wait_for(&format!("{messages} messages in the log"), || {
+            let mut lines = self.postfix.lines();
+            lines.retain(|line| line.contains(&from));
+            let logged = (with(&lines, ": from=<"), with(&lines, "milter-reject: MAIL"));
+            (logged.0 + logged.1 >= messages).then_some(logged)
+        })
     }
 }
 
@@ -98,9 +104,7 @@ fn smtp_source_gets_ten_in(pf: &mut Attached) {
     const FROM: &str = "source@flood.example.com";
     pf.filtered.start("step = \"1ms\"\nmax_delay = \"1ms\"");
     assert!(pf.smtp_source(FROM, ALL));
-    let logged = || (pf.logged(FROM, ": from=<"), pf.logged(FROM, "milter-reject: MAIL"));
-    let logged = wait_for("ten thousand", || Some(logged()).filter(|(queued, refused)| queued + refused >= ALL));
-    assert_eq!(logged, (10, ALL - 10));
+    assert_eq!(pf.wait_logged(FROM, ALL), (10, ALL - 10));
     pf.filtered.greypit.terminate();
 }
 
@@ -130,7 +134,7 @@ fn postfix_closes_a_flood_itself() {
     assert_eq!(answers.len(), 20, "{answers:?}");
     assert!(answers.iter().all(|(reply, _)| reply.code == 451), "{answers:?}");
     assert!(last.code == 421 && last.text.contains("too many errors"), "{last:?}");
-    assert_eq!((pf.logged(FROM, ": from=<"), pf.logged(FROM, "milter-reject: MAIL")), (10, 20));
+    assert_eq!(pf.wait_logged(FROM, 10 + 20), (10, 20));
     eprintln!("by default Postfix closes after {refused} refused messages in one go, or 20 refused MAIL");
     pf.filtered.greypit.terminate();
     pf.end();
@@ -150,6 +154,7 @@ fn long_delays_need_progress() {
     assert_pattern(&attempts, 0, 1);
     assert!(attempts[0].took >= Duration::from_secs(15), "{attempts:?}");
     eprintln!("with PROGRESS: held {:?} against a time-out of 10 s", attempts[0].took);
+    drop(flood);
 
     pf.filtered.set("postfix.progress = false");
     pf.filtered.greypit.reload();
@@ -159,9 +164,9 @@ fn long_delays_need_progress() {
     assert_pattern(&attempts, 3, 0);
     assert!(attempts[0].took >= Duration::from_secs(10), "{attempts:?}");
 
+    drop(flood);
     run(pf.postfix.inside().args(["postconf", "-e", "milter_default_action = tempfail"]));
-    run(pf.postfix.inside().args(["postfix", "reload"]));
-    pf.postfix.wait_for_lines(1, "reload -- version");
+    pf.postfix.reload(|| drop(run(pf.postfix.inside().args(["postfix", "reload"]))));
     let mut flood = pf.filtered.spent();
     let attempts = pf.filtered.send(&mut flood, 2);
     for attempt in &attempts {

@@ -120,8 +120,7 @@ fn attach_to_postfix() {
     let [folder, attach] = &section.blocks("sh")[..] else { panic!("two steps: {:?}", section.blocks("sh")) };
     run(postfix.inside().args(["sh", "-ec", folder]));
     let greypit = Installed::start(|| postfix.inside(), postfix.folder(), &section.block("toml"));
-    run(postfix.inside().args(["sh", "-ec", attach]));
-    postfix.wait_for_lines(1, "reload -- version");
+    postfix.reload(|| drop(run(postfix.inside().args(["sh", "-ec", attach]))));
     watch_then_enforce(&section, &greypit, postfix.addr(), postfix.inside());
     postfix.wait_for_lines(2, "milter-reject: MAIL from localhost[127.0.0.1]: 451 4.7.1 ");
     drop(greypit.process);

@@ -35,14 +35,17 @@ impl Attached {
     fn end(mut self) {
         self.sendmail.wait_queue_empty();
         self.filtered.nothing_is_lost(&self.net);
-        // A session that ends after a refused MAIL leaves a line as well, of no size.
-        let is_message =
-            |line: &&String| line.contains(": from=<alice@flood.example.com>, size=") && !line.contains(", size=0, ");
-        let logged = || self.syslog.lines().iter().filter(is_message).count();
+        let logged = || logged_messages(&self.syslog, ": from=<alice@flood.example.com>, size=");
         let accepted = self.net.kept().len();
         wait_for("the log", || (logged() >= accepted).then_some(()));
         assert_eq!(logged(), accepted);
     }
+}
+
+/// How many messages the log has the line of that begins so. A session that ends after a refused MAIL leaves one as
+/// well, of no size.
+fn logged_messages(syslog: &Rsyslog, from: &str) -> usize {
+    syslog.lines().iter().filter(|line| line.contains(from) && !line.contains(", size=0, ")).count()
 }
 
 /// The line as the oldest documentation has it.
@@ -167,6 +170,10 @@ fn records_agree_with_the_log() {
     mx1.wait_queue_empty();
     mx2.wait_queue_empty();
 
+    // The log is written, and read, in its own time.
+    wait_for("the log", || (logged_messages(&syslog2, ": from=<") >= 11 + 12).then_some(()));
+    let lines = syslog2.lines().len() as f64;
+    wait_for("the log to be read", || (filtered.greypit.metric("greypit_maillog_lines_total")? >= lines).then_some(()));
     let records = filtered.records(16 + 12);
     let mail =
         |verdict: &str| records.iter().filter(|r| r["kind"] == "mail" && r["verdict"] == verdict).collect::<Vec<_>>();

@@ -115,6 +115,21 @@ impl Postfix {
         assert!(child.wait().expect("a child of ours").success());
     }
 
+    /// Has it read its configuration again by `how`. Nobody may be connected: on return no server of before is left,
+    /// which would go on as it was.
+    pub(crate) fn reload(&self, how: impl FnOnce()) {
+        let servers = self.inside().args(["pidof", "smtpd"]).output().expect("nsenter is there").stdout;
+        let servers = String::from_utf8(servers).expect("numbers");
+        how();
+        self.wait_for_lines(1, "reload -- version");
+        let script = "for pid in \"$@\"; do [ ! -d /proc/$pid ] || exit 1; done";
+        wait_for("the servers of before to end", || {
+            let mut command = self.inside();
+            let status = command.args(["sh", "-c", script, "sh"]).args(servers.split_whitespace()).status();
+            status.expect("nsenter is there").success().then_some(())
+        });
+    }
+
     /// Lines of its log so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         let bytes = fs::read(self.folder.join("maillog")).unwrap_or_default();
