@@ -30,8 +30,20 @@ fn start_as(node: &str, folder: &Path, batch: batch::Config) -> greypit_pipeline
     Ok((pipeline, health))
 }
 
+/// A drain that nothing keeps from its end comes there, however busy the machine is.
+fn patient() -> batch::Config {
+    batch::Config { drain_timeout: Span::seconds(300), ..batch::Config::default() }
+}
+
+/// A window that is not over for many hours, wherever the clock stands.
+fn long_window() -> Span {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let window = (43_200..=86_400).find(|window| now % window < window / 2);
+    Span(Duration::from_secs(window.expect("some began lately")))
+}
+
 fn start(folder: &Path) -> Pipeline {
-    start_as("mx1", folder, batch::Config::default()).unwrap().0
+    start_as("mx1", folder, patient()).unwrap().0
 }
 
 async fn submit(pipeline: &Pipeline, numbers: std::ops::Range<u32>) {
@@ -80,8 +92,7 @@ async fn every_event_is_in_one_object_over_restarts_and_codecs() {
     let folder = tempfile::tempdir().unwrap();
     let mut n = 0;
     for codec in [Codec::Bzip2, Codec::Zstd, Codec::Gzip, Codec::None] {
-        let (pipeline, _) =
-            start_as("mx1", folder.path(), batch::Config { codec, ..batch::Config::default() }).unwrap();
+        let (pipeline, _) = start_as("mx1", folder.path(), batch::Config { codec, ..patient() }).unwrap();
         submit(&pipeline, n..n + 100).await;
         n += 100;
         assert_eq!(pipeline.drain().await, Drained::Shipped);
@@ -96,7 +107,7 @@ async fn every_event_is_in_one_object_over_restarts_and_codecs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_ends_without_a_shutdown_and_the_spool_is_freed() {
     let folder = tempfile::tempdir().unwrap();
-    let config = batch::Config { window: Span::seconds(1), ..batch::Config::default() };
+    let config = batch::Config { window: Span::seconds(1), ..patient() };
     let (pipeline, _) = start_as("mx1", folder.path(), config).unwrap();
     submit(&pipeline, 0..10).await;
     until("the object", || records(folder.path()).len() == 10).await;
@@ -122,7 +133,8 @@ async fn what_the_store_does_not_take_waits_and_is_shipped_when_it_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_an_earlier_epoch_is_left_alone_and_ours_gets_another_key() {
     let folder = tempfile::tempdir().unwrap();
-    let config = || batch::Config { window: Span::seconds(86_400), ..batch::Config::default() };
+    let window = long_window();
+    let config = || batch::Config { window, ..patient() };
     for epoch in 0..3 {
         let (pipeline, _) = start_as("mx1", folder.path(), config()).unwrap();
         submit(&pipeline, epoch * 10..epoch * 10 + 10).await;
@@ -137,7 +149,9 @@ async fn an_object_of_an_earlier_epoch_is_left_alone_and_ours_gets_another_key()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_done_finds_its_own_object_and_repeats_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let pipeline = start(folder.path());
+    // Nothing is cut while the spool is copied.
+    let config = batch::Config { window: long_window(), ..patient() };
+    let (pipeline, _) = start_as("mx1", folder.path(), config.clone()).unwrap();
     submit(&pipeline, 0..10).await;
     pipeline.submit().durable().await.unwrap();
     // The spool as it was before the CUT: what a crash between upload and DONE looks like, seen from the store.
@@ -147,7 +161,8 @@ async fn a_lost_done_finds_its_own_object_and_repeats_nothing() {
     assert_eq!(records(folder.path()).len(), 10);
     std::fs::remove_dir_all(folder.path().join("data")).unwrap();
     std::fs::rename(&before, folder.path().join("data")).unwrap();
-    assert_eq!(start(folder.path()).drain().await, Drained::Shipped);
+    let (pipeline, _) = start_as("mx1", folder.path(), config).unwrap();
+    assert_eq!(pipeline.drain().await, Drained::Shipped);
     assert_eq!(records(folder.path()).len(), 10);
 }
 
@@ -167,7 +182,7 @@ async fn one_process_a_spool_and_one_node_a_spool() {
     std::fs::remove_file(folder.path().join("objects")).unwrap();
     assert_eq!(start(folder.path()).drain().await, Drained::Shipped);
     for _ in 0..2 {
-        let (pipeline, _) = start_as("mx2", folder.path(), batch::Config::default()).unwrap();
+        let (pipeline, _) = start_as("mx2", folder.path(), patient()).unwrap();
         submit(&pipeline, 3..4).await;
         assert_eq!(pipeline.drain().await, Drained::Shipped);
     }

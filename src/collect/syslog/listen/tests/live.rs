@@ -40,7 +40,12 @@ fn start_beside(boots: Option<Arc<Sessions>>, config: &Config, spool: spool::Con
         node: "mx1".to_owned(),
         data_dir: dir.path().to_owned(),
         spool,
-        batch: batch::Config { codec: Codec::None, ..batch::Config::default() },
+        // Nothing keeps the drain from its end but a busy machine.
+        batch: batch::Config {
+            codec: Codec::None,
+            drain_timeout: greypit_pipeline::units::Span::seconds(300),
+            ..batch::Config::default()
+        },
         store: Store::open(&store).unwrap(),
         kafka: None,
         metrics: greypit_pipeline::Metrics::new(&registry).unwrap(),
