@@ -155,10 +155,14 @@ impl Node {
         // What follows the last one that is asked for comes within a moment.
         let mut patience = LIMIT;
         while began.elapsed() < LIMIT {
-            let Some(message) = consumer.poll(patience) else { break };
-            // Brokers that are away for a while are none of our business here.
-            let Ok(message) = message else { continue };
-            messages.push(Message::of(&message));
+            match consumer.poll(patience) {
+                Some(Ok(message)) => messages.push(Message::of(&message)),
+                // Brokers that are away for a while are none of our business here.
+                Some(Err(_)) => {}
+                None if messages.len() >= count => break,
+                // It also comes back early, after what is no message.
+                None => {}
+            }
             if messages.len() >= count {
                 patience = Duration::from_millis(500);
             }
