@@ -65,6 +65,8 @@ impl Greypit {
         greypit.set("store.url", path(&greypit.objects()));
         greypit.set("http.listen", greypit.addr().to_string());
         greypit.set("log.format", "json");
+        // A test that stops it and reads the store wants all of it there, however busy the machine is.
+        greypit.set("batch.drain_timeout", "2m");
         for sockets in ["udp", "tcp", "unix"] {
             greypit.set(&format!("syslog.{sockets}"), Vec::<Value>::new());
         }
@@ -231,19 +233,38 @@ impl Greypit {
         value.map_or(0, |value| value.parse::<f64>().expect("a number") as u64)
     }
 
-    fn write_config(&self) -> PathBuf {
-        let config = self.folder.join("greypit.toml");
-        let mut text = toml::to_string(&self.config).expect("a config");
+    /// Writes the daemon's config as it is now.
+    pub(crate) fn write_config(&self) {
+        self.write("greypit.toml", &self.config);
+    }
+
+    fn write(&self, file: &str, config: &Table) {
+        let mut text = toml::to_string(config).expect("a config");
         if self.capabilities.is_some() {
             text = text.replace(&path(self.folder.path()), NOBODYS_FOLDER);
         }
-        std::fs::write(&config, text).expect("write the config");
+        std::fs::write(self.folder.join(file), text).expect("write the config");
+    }
+
+    /// The config for a command. It asks the store once, so it has patience with it, which the daemon need not have.
+    fn patient(&self) -> Table {
+        let mut config = self.config.clone();
+        if let Some(store) = config.get_mut("store").and_then(Value::as_table_mut) {
+            for key in ["request_timeout", "connect_timeout"] {
+                store.insert(key.to_owned(), "1m".into());
+            }
+        }
         config
     }
 
-    /// A command with the config as it is now.
+    /// A command with the config as it is now, in a file of its own unless it is the daemon.
     pub(crate) fn command(&self, name: &str) -> Command {
-        let config = self.write_config();
+        let file = if name == "run" { "greypit.toml" } else { "command.toml" };
+        match name {
+            "run" => self.write_config(),
+            _ => self.write(file, &self.patient()),
+        }
+        let config = self.folder.join(file);
         let program = env!("CARGO_BIN_EXE_greypit");
         let (mut command, config) = match (&self.host, &self.capabilities) {
             (None, _) => (Command::new(program), config),
@@ -252,7 +273,7 @@ impl Greypit {
                 run(Command::new("chown").args(["-R", "65534:65534"]).arg(self.folder.path()));
                 let mut command = host.command("sh");
                 command.args(["-ec", AS_NOBODY, "sh"]).arg(self.folder.path()).arg(capabilities);
-                (command, Path::new(NOBODYS_FOLDER).join("greypit.toml"))
+                (command, Path::new(NOBODYS_FOLDER).join(file))
             }
         };
         let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
