@@ -360,7 +360,9 @@ fn objects_of_s3(s3: &S3Client) -> Vec<Object> {
 fn objects_are_readable(objects: &[Object], greypit: &Greypit, period: (Timestamp, Timestamp)) {
     let listed = run(greypit.command("ls").arg("--json"));
     let listed = listed.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
-    let listed: Vec<String> = listed.map(|row| row["key"].as_str().expect("a key").to_owned()).collect();
+    let mut listed: Vec<String> = listed.map(|row| row["key"].as_str().expect("a key").to_owned()).collect();
+    // It goes by the numbers in the keys; here they are in the order of their letters.
+    listed.sort_unstable();
     assert_eq!(listed, objects.iter().map(|object| object.key.clone()).collect::<Vec<_>>());
     let mut windows = BTreeSet::new();
     for Object { key, bytes, records } in objects {
