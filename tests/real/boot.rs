@@ -168,9 +168,10 @@ fn clients_take_keep_and_give_back_leases() {
     assert!(said.contains("IPADDR='10.77.0.6'"), "{said}");
 
     let relay = wire.host("perfdhcp", Some("10.77.0.2/24"));
-    let (exchanges, said) = perfdhcp(&relay, &["-r", "100", "-n", "200", "-R", "100", SERVER]);
+    // As many as a socket's buffer holds by default: where this machine stands still they come all at once.
+    let (exchanges, said) = perfdhcp(&relay, &["-r", "100", "-n", "100", "-R", "100", SERVER]);
     // It sends nothing for the last ones that it waits for.
-    assert!(exchanges.iter().all(|exchange| exchange.sent >= 198 && exchange.received >= 198), "{said}");
+    assert!(exchanges.iter().all(|exchange| exchange.sent >= 98 && exchange.received >= 98), "{said}");
 
     server.terminate();
     let records = server.records("dhcp");
@@ -182,7 +183,7 @@ fn clients_take_keep_and_give_back_leases() {
     assert_eq!(steps(&records, &old), ["bootp reply 10.77.0.6"]);
     assert!(of(&records, &known).all(|record| record["machine"] == "known" && record["session"].is_string()));
     let relayed = records.iter().filter(|record| record["giaddr"] == "10.77.0.2").count();
-    assert!(relayed >= 396, "{relayed} of 400 packets that perfdhcp sent");
+    assert!(relayed >= 196, "{relayed} of 200 packets that perfdhcp sent");
 }
 
 /// What a host said, what was decided, and the address in the answer.

@@ -97,9 +97,10 @@ fn leases(wire: &Wire) {
     assert!(said.contains(&format!("SERVER='{SERVER}'")), "{said}");
 
     let relay = wire.host("perfdhcp", Some("10.77.0.2/24"));
-    let (exchanges, said) = perfdhcp(&relay, &["-r", "100", "-n", "200", "-R", "100", SERVER]);
+    // As many as a socket's buffer holds by default: where this machine stands still they come all at once.
+    let (exchanges, said) = perfdhcp(&relay, &["-r", "100", "-n", "100", "-R", "100", SERVER]);
     // It sends nothing for the last ones that it waits for.
-    assert!(exchanges.iter().all(|exchange| exchange.sent >= 198 && exchange.received >= 198), "{said}");
+    assert!(exchanges.iter().all(|exchange| exchange.sent >= 98 && exchange.received >= 98), "{said}");
 }
 
 /// Both clients of TFTP, with and without options, and dig.

@@ -33,6 +33,7 @@ fn a_machine_starts_as_the_readme_says() {
     // What the reader brings.
     fs::write(greypit.folder().join("vmlinuz"), linux::kernel()).expect("a file of ours");
     fs::write(greypit.folder().join("initrd.img"), linux::initrd(LINUX)).expect("a file of ours");
+    let commands = commands.replace("console=ttyS0", linux::CMDLINE);
     run(Command::new("sh").args(["-euc", &commands]).current_dir(greypit.folder()));
     greypit.set_toml(&here(&config).replace("\"eth1\"", &format!("\"{INTERFACE}\"")));
     greypit.set("batch.window", "1s");

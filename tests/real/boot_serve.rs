@@ -200,7 +200,12 @@ fn tftp_names_and_packets(server: &BootServer, good: &Host) {
         socket.set_read_timeout(Some(WAIT)).expect("a timeout");
         socket.send_to(packet, (SERVER, 69)).expect("the wire is there");
         let mut answer = [0; 1500];
-        let (length, from) = socket.recv_from(&mut answer).unwrap_or_else(|e| panic!("{}: {e}", packet.escape_ascii()));
+        let (length, from) = loop {
+            match socket.recv_from(&mut answer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received.unwrap_or_else(|e| panic!("{}: {e}", packet.escape_ascii())),
+            }
+        };
         // Of a block of data, so that it ends.
         let _gone = socket.send_to(&[0, 4, 0, 1], from);
         answer[..length].to_vec()

@@ -31,8 +31,8 @@ fn start(sockets: &[&dyn AsFd], names: &str, config: &std::path::Path) -> std::p
 pub(super) fn write_config(dir: &std::path::Path, syslog: &str) -> std::path::PathBuf {
     let path = dir.join("greypit.toml");
     let text = format!(
-        "node = \"gw\"\ndata_dir = \"{0}/data\"\n[milter]\nlisten = []\n[http]\nlisten = \"\"\n[batch]\ncodec = \"none\"\n\
-         [store]\nurl = \"{0}/objects\"\n[syslog]\n{syslog}\n",
+        "node = \"gw\"\ndata_dir = \"{0}/data\"\n[milter]\nlisten = []\n[http]\nlisten = \"\"\n\
+         [batch]\ncodec = \"none\"\ndrain_timeout = \"2m\"\n[store]\nurl = \"{0}/objects\"\n[syslog]\n{syslog}\n",
         dir.display()
     );
     std::fs::write(&path, text).unwrap();

@@ -31,6 +31,13 @@ async fn verify(folder: &str) -> String {
     String::from_utf8(out).unwrap()
 }
 
+/// A window that does not end while a test runs: of two, the one that ends later.
+fn lasting_window() -> Span {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let left = |window: &u64| window - now % window;
+    Span::seconds([86_400, 70_000].into_iter().max_by_key(left).unwrap())
+}
+
 /// A node with its folder.
 struct Node {
     folder: tempfile::TempDir,
@@ -42,11 +49,10 @@ impl Node {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config { node: "mx1".into(), data_dir: folder.path().join("data"), ..Config::default() };
         config.store.url = folder.path().join("objects").display().to_string();
-        // No window ends while a test runs, wherever the clock stands, and segments are many.
-        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
-        let window = (43_200..=86_400).find(|window| now % window < window / 2);
-        config.batch.window = Span(Duration::from_secs(window.expect("some began lately")));
-        config.batch.drain_timeout = Span::seconds(300);
+        // Segments are many.
+        config.batch.window = lasting_window();
+        // Whatever the disk takes.
+        config.batch.drain_timeout = Span::seconds(120);
         config.batch.max_bytes = Size(64 << 10);
         config.spool.segment_bytes = Size(64 << 10);
         Node { folder, config }

@@ -33,6 +33,8 @@ impl Target {
     /// The same, not started.
     pub(crate) fn new(config: &str) -> Result<Target, String> {
         let mut greypit = Greypit::new("mx1");
+        // The records are read in the end, and a slow disk may take its time.
+        greypit.set("batch.drain_timeout", "2m");
         let socket = greypit.folder().join("milter.sock");
         let listen = format!("unix:{}", socket.display());
         greypit.set("milter.listen", vec![toml::Value::from(listen)]);

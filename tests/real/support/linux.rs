@@ -20,8 +20,9 @@ const MODULES: [&str; 8] = [
 ];
 
 /// What its command line must have, so that its console is the machine's and a
-/// panic ends it.
-pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
+/// panic ends it. Without acceleration and with little of a processor its timer may be too
+/// late for the kernel's test of it, which then panics.
+pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
 
 /// The kernel.
 pub(crate) fn kernel() -> Vec<u8> {
@@ -29,7 +30,7 @@ pub(crate) fn kernel() -> Vec<u8> {
     fs::read(kernel).expect("a readable kernel")
 }
 
-/// The initrd: it takes a lease with udhcpc (`$ip`, `$siaddr`, `$serverid` and so on say
+/// The initrd: it takes a lease with udhcpc, however long that takes (`$ip`, `$siaddr`, `$serverid` and so on say
 /// which), runs the script with all of busybox's commands and `/log SERVER TEXT`, and restarts the machine.
 pub(crate) fn initrd(script: &str) -> Vec<u8> {
     let folder = Folder::new("initrd");
@@ -57,7 +58,7 @@ mount -t devtmpfs dev /dev
 for module in /modules/*; do insmod $module; done
 ip link set lo up
 ip link set eth0 up
-udhcpc -i eth0 -s /hook -n -q -t 20 -T 1 && . /tmp/lease && . /script
+udhcpc -i eth0 -s /hook -q -t 20 -T 1 -A 1 && . /tmp/lease && . /script
 sync
 reboot -f
 ";

@@ -23,9 +23,7 @@ impl Web {
         let kept = Arc::clone(&requests);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                if let Some(request) = serve(stream, &files) {
-                    kept.lock().expect("no panic").push(request);
-                }
+                let _gone = serve(stream, &files, &kept);
             }
         });
         Self { requests }
@@ -37,17 +35,18 @@ impl Web {
     }
 }
 
-/// The head of the request that was answered.
-fn serve(mut stream: TcpStream, files: &Files) -> Option<String> {
+/// Keeps the head of the request before it is answered: who has the answer finds it kept.
+fn serve(mut stream: TcpStream, files: &Files, requests: &Mutex<Vec<String>>) -> Option<()> {
     let lines = BufReader::new(stream.try_clone().ok()?).lines();
     let head: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
     let mut words = head.first()?.split(' ');
     let (method, path) = (words.next()?, words.next()?);
+    requests.lock().expect("no panic").push(head.join("\n"));
     let (status, body) = files.get(path).map_or(("404 Not Found", &[][..]), |body| ("200 OK", body));
     let length = body.len();
     write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n").ok()?;
     if method != "HEAD" {
         stream.write_all(body).ok()?;
     }
-    Some(head.join("\n"))
+    Some(())
 }

@@ -116,7 +116,12 @@ fn request(xid: u32) -> Message {
 fn ask(socket: &UdpSocket, message: Message) -> Message {
     socket.send(&message.to_vec().unwrap()).unwrap();
     let mut answer = [0; 1500];
-    let length = socket.recv(&mut answer).unwrap();
+    let length = loop {
+        match socket.recv(&mut answer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            received => break received.unwrap(),
+        }
+    };
     Message::from_bytes(&answer[..length]).unwrap()
 }
 

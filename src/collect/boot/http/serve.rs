@@ -43,9 +43,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Whatever it does.
 const CONNECTION_MAX: Duration = Duration::from_secs(86_400);
 
-/// How long answers may go on once greypit ends.
-const STOPPING_MAX: Duration = Duration::from_secs(2);
-
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -141,7 +138,7 @@ async fn connection(stream: TcpStream, peer: Ipv4Addr, shared: &Arc<Shared>) {
             },
             () = shared.stop.cancelled(), if !stopping => {
                 stopping = true;
-                end = TokioInstant::now() + STOPPING_MAX;
+                end = TokioInstant::now() + shared.pace.stopping;
                 connection.as_mut().graceful_shutdown();
             }
             () = sleep_until(end) => {

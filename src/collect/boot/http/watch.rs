@@ -15,16 +15,21 @@ use tokio::net::TcpStream;
 
 use super::report::Pulse;
 
-/// How fast a peer has to be at least.
+/// How long answers may go on once greypit ends.
+const STOPPING_MAX: Duration = Duration::from_secs(2);
+
+/// How fast a peer has to be at least, and at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pace {
     pub(super) window: Duration,
     pub(super) bytes: u64,
+    /// How long answers may go on once greypit ends.
+    pub(super) stopping: Duration,
 }
 
 impl Pace {
     /// About 1 KiB/s.
-    pub(super) const LEAST: Pace = Pace { window: Duration::from_secs(60), bytes: 64 << 10 };
+    pub(super) const LEAST: Pace = Pace { window: Duration::from_secs(60), bytes: 64 << 10, stopping: STOPPING_MAX };
 }
 
 /// What was seen at the last look.

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::net::UdpSocket;
@@ -32,14 +32,16 @@ pub(super) struct Shared {
     pub(super) transfers: TaskTracker,
     pub(super) complaints: Complaints,
     stopped: OnceLock<Instant>,
+    /// How long transfers may go on once greypit ends.
+    pub(super) stopping_max: Duration,
 }
 
 impl Shared {
-    pub(super) fn new(world: Arc<World>, metrics: Metrics, stop: CancellationToken) -> Shared {
+    pub(super) fn new(world: Arc<World>, metrics: Metrics, stop: CancellationToken, stopping_max: Duration) -> Shared {
         let config = &world.config.tftp;
         let table = Table::new(config.max_transfers, config.max_transfers_per_client);
         let (transfers, complaints, stopped) = (TaskTracker::new(), Complaints::default(), OnceLock::new());
-        Shared { world, metrics, table, stop, transfers, complaints, stopped }
+        Shared { world, metrics, table, stop, transfers, complaints, stopped, stopping_max }
     }
 
     /// Since when there is an end to come to.

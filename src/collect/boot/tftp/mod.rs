@@ -39,6 +39,7 @@ pub mod wire;
 use std::io;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
+use std::time::Duration;
 
 use greypit_pipeline::{Error, Result};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -52,6 +53,9 @@ pub(crate) use self::metrics::Metrics;
 use super::bound::Bound;
 use super::net::Interface;
 use super::world::World;
+
+/// How long transfers may go on once greypit ends.
+const STOPPING_MAX: Duration = Duration::from_secs(2);
 
 /// Binds the interfaces' addresses.
 ///
@@ -85,7 +89,17 @@ pub(crate) fn spawn(
     metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let shared = Arc::new(Shared::new(world, metrics, stop));
+    spawn_with(bound, world, metrics, stop, STOPPING_MAX)
+}
+
+fn spawn_with(
+    bound: Bound,
+    world: Arc<World>,
+    metrics: Metrics,
+    stop: CancellationToken,
+    stopping_max: Duration,
+) -> Result<Vec<JoinHandle<()>>> {
+    let shared = Arc::new(Shared::new(world, metrics, stop, stopping_max));
     let mut tasks = Vec::new();
     for (socket, address) in bound.sockets {
         let socket = UdpSocket::from_std(socket.into()).map_err(|error| refuse(error.to_string()))?;

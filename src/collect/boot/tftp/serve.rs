@@ -35,9 +35,6 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The same while its client has not answered: so soon after it gave its place up it is gone.
 const LOOK_OPENING: Duration = Duration::from_millis(50);
 
-/// How long transfers may go on once greypit ends.
-pub(super) const STOPPING_MAX: Duration = Duration::from_secs(2);
-
 /// A client's answers are short; what is longer is cut, and no packet.
 const PACKET_BYTES_MAX: usize = 2048;
 
@@ -252,7 +249,7 @@ impl Line<'_> {
         if self.ticket.entry.is_displaced() {
             return Some((Outcome::Displaced, "no answer, and others need the place"));
         }
-        if shared.stopped_at().is_some_and(|at| now >= at + STOPPING_MAX) {
+        if shared.stopped_at().is_some_and(|at| now >= at + shared.stopping_max) {
             return Some((Outcome::Stopped, "the server ends"));
         }
         let took_too_long = now.duration_since(self.clock) > shared.world.config.tftp.max_duration.0;

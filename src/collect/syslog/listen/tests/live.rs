@@ -35,17 +35,14 @@ fn start_with(config: &Config, spool: spool::Config) -> Live {
 fn start_beside(boots: Option<Arc<Sessions>>, config: &Config, spool: spool::Config) -> Live {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::new();
+    // Whatever the disk takes.
+    let drain_timeout = greypit_pipeline::units::Span(LIMIT);
     let store = store::Config { url: dir.path().join("objects").display().to_string(), ..store::Config::default() };
     let pipeline = Pipeline::start(Parts {
         node: "mx1".to_owned(),
         data_dir: dir.path().to_owned(),
         spool,
-        // Nothing keeps the drain from its end but a busy machine.
-        batch: batch::Config {
-            codec: Codec::None,
-            drain_timeout: greypit_pipeline::units::Span::seconds(300),
-            ..batch::Config::default()
-        },
+        batch: batch::Config { codec: Codec::None, drain_timeout, ..batch::Config::default() },
         store: Store::open(&store).unwrap(),
         kafka: None,
         metrics: greypit_pipeline::Metrics::new(&registry).unwrap(),
