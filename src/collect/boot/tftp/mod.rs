@@ -40,7 +40,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use greypit_pipeline::{Error, Result};
+use greypit_pipeline::Result;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -56,7 +56,7 @@ use super::world::World;
 /// Binds the interfaces' addresses.
 ///
 /// # Errors
-/// [`Error::Config`] for `boot.tftp.port`, with what to do.
+/// [`greypit_pipeline::Error::Config`] for `boot.tftp.port`, with what to do.
 pub(crate) fn bind(config: &Config, interfaces: &[Interface]) -> Result<Bound> {
     Bound::open("tftp", "-ulnp", config.port, interfaces, |wanted| open(wanted, config.single_port))
 }
@@ -71,10 +71,6 @@ fn open(wanted: SocketAddrV4, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn refuse(problem: String) -> Error {
-    Error::Config { key: "boot.tftp.port".into(), problem }
-}
-
 /// Answers until `stop`; the last task ends when the last transfer has.
 ///
 /// # Errors
@@ -85,21 +81,11 @@ pub(crate) fn spawn(
     metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let shared = Arc::new(Shared::new(world, metrics, stop));
-    let mut tasks = Vec::new();
-    for (socket, address) in bound.sockets {
-        let socket = UdpSocket::from_std(socket.into()).map_err(|error| refuse(error.to_string()))?;
-        let door = Arc::new(Door { socket, address });
-        tasks.push(tokio::spawn(shared.transfers.track_future(listen::run(door, shared.clone()))));
-    }
-    tasks.push(tokio::spawn(async move {
-        shared.stop.cancelled().await;
-        let transfers = shared.transfers.clone();
-        drop(shared);
-        transfers.close();
-        transfers.wait().await;
-    }));
-    Ok(tasks)
+    let shared = Arc::new(Shared::new(world, metrics, stop.clone()));
+    bound.spawn(&shared.transfers, stop, |socket, address| {
+        let door = Arc::new(Door { socket: UdpSocket::from_std(socket.into())?, address });
+        Ok(listen::run(door, shared.clone()))
+    })
 }
 
 #[cfg(test)]
