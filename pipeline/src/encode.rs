@@ -73,8 +73,13 @@ pub(crate) fn encode(folder: &Path, node: &str, epoch: &str, cut: &Cut) -> Resul
         None => encoder.finish(),
     };
     let bytes = finished.map_err(Error::io("compress", cut.key.as_str()))?;
-    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = sha256_hex(&bytes);
     Ok(Encoded { bytes: bytes.into(), sha256, records, raw_bytes })
+}
+
+/// The checksum of an object, as its metadata has it.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether `object` holds just the cut's records, by their ids and their number. The bytes may differ all the same: another

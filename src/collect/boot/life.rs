@@ -144,7 +144,7 @@ impl Life {
         let mut tasks = vec![world.machines.watch(health, metrics.machines.clone(), stop.clone())];
         let tftp = tftp::spawn(sockets.tftp, world.clone(), metrics.tftp.clone(), stop.clone())?;
         let http = http::spawn(sockets.http, world.clone(), metrics.http.clone(), stop.clone())?;
-        let dns = dns::spawn(sockets.dns, world.clone(), metrics.dns.clone(), stop.clone())?;
+        let dns = dns::spawn(sockets.dns, world.clone(), metrics.dns.clone(), health, stop.clone())?;
         for (part, answering) in [("tftp", tftp), ("boot_http", http), ("dns", dns)] {
             let watch = |task| tokio::spawn(watched(part, task, health.clone(), stop.clone()));
             tasks.extend(answering.into_iter().map(watch));

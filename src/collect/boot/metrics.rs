@@ -30,7 +30,7 @@ impl Metrics {
             dhcp: dhcp::Metrics::new(registry)?,
             tftp: tftp::Metrics::new(registry, config.tftp.max_transfers)?,
             http: http::Metrics::new(registry, config.http.max_connections)?,
-            dns: dns::metrics(registry)?,
+            dns: dns::metrics(registry, &config.dns)?,
             power: power::Metrics::new(registry)?,
         })
     }

@@ -15,6 +15,7 @@ use super::audit::{Audit, Record};
 use super::config::Config;
 use super::dns::names::Names;
 use super::files::{Content, Denied, Name, Root};
+use super::http;
 use super::mac::Mac;
 use super::machines::catalog::Catalog;
 use super::machines::{Boot, Machine, Machines};
@@ -168,12 +169,10 @@ impl World {
 
     /// Where machines find files: HTTP, and TFTP where HTTP is off.
     pub(crate) fn base(&self, server: Ipv4Addr) -> String {
-        match (self.config.http.port, self.config.tftp.port) {
-            (0, 69) => format!("tftp://{server}"),
-            (0, port) => format!("tftp://{server}:{port}"),
-            (80, _) => format!("http://{server}"),
-            (port, _) => format!("http://{server}:{port}"),
-        }
+        http::base(server, self.config.http.port).unwrap_or_else(|| match self.config.tftp.port {
+            69 => format!("tftp://{server}"),
+            port => format!("tftp://{server}:{port}"),
+        })
     }
 
     fn stage(&self, machine: &Machine, server: Ipv4Addr, name: &Name) -> Option<Stage> {

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -15,15 +14,13 @@ use super::acks::Acks;
 use super::failure::{Code, Failure};
 use super::metrics::Metrics;
 use super::record::Record;
-use crate::kafka::errors::Class;
+use crate::kafka::ask::Ask;
+use crate::kafka::errors::{Class, Problem};
 use crate::kafka::topics::MESSAGE_BYTES;
 use crate::kafka::{Config, log};
 
 /// How long to wait for an answer to what is asked before anything is sent.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// How long the brokers may take to tell a topic's settings.
-const DESCRIBE: Duration = Duration::from_secs(10);
 
 /// What the client does when it says that something is wrong.
 const REACH: &str = "reach the brokers";
@@ -139,10 +136,10 @@ pub(super) fn ask_limit(config: &Config, topic: &str) -> Limit {
     let limit = Limit::default();
     let (config, topic, answer) = (config.clone(), topic.to_owned(), limit.clone());
     let thread = std::thread::Builder::new().name("kafka-ask".into());
-    let asked = thread.spawn(move || match describe(&config, &topic) {
+    let asked = thread.spawn(move || match max_message_bytes(&config, &topic) {
         Ok(Some(bytes)) => drop(answer.set(bytes)),
         Ok(None) => tracing::debug!(topic, "kafka: the brokers do not tell max.message.bytes"),
-        Err(error) => tracing::debug!(topic, %error, "kafka: the topic's settings cannot be read"),
+        Err(problem) => tracing::debug!(topic, reason = problem.line, "kafka: the topic's settings cannot be read"),
     });
     if let Err(error) = asked {
         tracing::debug!(%error, "kafka: no thread to ask for the topic's settings");
@@ -150,28 +147,12 @@ pub(super) fn ask_limit(config: &Config, topic: &str) -> Limit {
     limit
 }
 
-fn describe(config: &Config, topic: &str) -> Result<Option<usize>, KafkaError> {
-    let admin: AdminClient<Quiet> = config.client().create_with_context(Quiet)?;
-    let options = AdminOptions::new().request_timeout(Some(DESCRIBE)).operation_timeout(Some(DESCRIBE));
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let runtime = runtime.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-    let described = runtime.block_on(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options))?;
-    let resource = described.into_iter().next().transpose().map_err(KafkaError::AdminOp)?;
-    let value = resource.as_ref().and_then(|resource| resource.get("max.message.bytes")?.value.as_ref());
-    Ok(value.and_then(|bytes| bytes.parse().ok()))
-}
-
-/// For clients that are only asked.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log::line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka: asking the brokers");
-    }
+fn max_message_bytes(config: &Config, topic: &str) -> Result<Option<usize>, Problem> {
+    let no_runtime = |error: std::io::Error| Problem::new(Class::Other, format!("cannot ask: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(no_runtime)?;
+    let mut told = runtime.block_on(Ask::connect(config)?.settings(&[topic.to_owned()]))?;
+    let settings = told.remove(topic).transpose()?.unwrap_or_default();
+    Ok(settings.get("max.message.bytes").and_then(|bytes| bytes.parse().ok()))
 }
 
 /// Where librdkafka reports to.

@@ -9,12 +9,11 @@ use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::cut::{Cut, Form, Part, Place};
 use crate::codec::{Codec, Encoder};
-use crate::encode::Encoded;
+use crate::encode::{Encoded, sha256_hex};
 use crate::store::OBJECT_BYTES_MAX;
 use crate::upload::{Uploader, until_done};
 use crate::workers::Workers;
@@ -204,7 +203,7 @@ fn finish(encoder: Encoder, failed: Option<io::Error>) -> Finished {
         return Err(error);
     }
     let bytes = encoder.finish()?;
-    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = sha256_hex(&bytes);
     Ok((bytes, sha256))
 }
 

@@ -16,6 +16,7 @@ use std::net::Ipv4Addr;
 
 use super::class::{self, Class};
 use super::wire::{Message, Request, code};
+use crate::collect::boot::http;
 use crate::collect::boot::machines::{Boot as Way, Machine};
 
 /// `file` has 128 bytes, and a NUL at its end.
@@ -132,11 +133,7 @@ fn any_way(ways: &Ways, server: Ipv4Addr, name: &str) -> Result<String, Nothing>
 }
 
 fn url(ways: &Ways, server: Ipv4Addr, name: &str) -> Option<String> {
-    let mut url = match ways.http_port {
-        0 => return None,
-        80 => format!("http://{server}/"),
-        port => format!("http://{server}:{port}/"),
-    };
+    let mut url = http::base(server, ways.http_port)? + "/";
     for byte in name.trim_start_matches('/').bytes() {
         match byte {
             b'/' | b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => url.push(byte as char),

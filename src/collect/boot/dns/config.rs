@@ -6,7 +6,7 @@ use greypit_pipeline::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// Servers that are asked in turn.
-const FORWARD_MAX: usize = 4;
+pub(super) const FORWARD_MAX: usize = 4;
 
 /// Where servers listen, RFC 1035 4.2.
 const PORT: u16 = 53;
@@ -17,7 +17,8 @@ const PORT: u16 = 53;
 pub struct Config {
     /// 0: off.
     pub port: u16,
-    /// Servers for names that are not ours, with or without a port; none: such names are refused.
+    /// Servers for names that are not ours, with or without a port, in the order in which they are asked; none: such names
+    /// are refused.
     pub forward: Vec<String>,
     /// Queries a second of one client; what is beyond gets no answer and is counted. 0 is no limit.
     pub max_rate_per_client: u32,

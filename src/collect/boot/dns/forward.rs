@@ -5,21 +5,30 @@
 //! everything else is not heard. After [`PATIENCE`], an error, SERVFAIL or REFUSED the next server is asked; the last
 //! answer is the client's. What came by TCP is asked by TCP. Nothing is kept: the servers do that.
 //!
+//! Who does not answer is asked last until it does ([`upstreams`]), and said in the log and on the board of health: ready
+//! all the same.
+//!
 //! Limits: [`FORWARDS_MAX`] queries at once, [`FORWARDS_PER_CLIENT_MAX`] of one client, so that where no server answers
-//! the impatience of one costs the others nothing; beyond either SERVFAIL at once.
+//! the impatience of one costs the others nothing; beyond either SERVFAIL at once, but see
+//! [`Places::take_fairly`]. One more query for each server that is away.
+//!
+//! [`upstreams`]: super::upstreams
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use greypit_pipeline::Health;
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::answer::{self, Answer, HEADER_BYTES, Transport};
+use super::config::FORWARD_MAX;
 use super::metrics::{Forwarded, Metrics};
+use super::upstreams::{AGAIN, Upstreams};
 use crate::collect::boot::places::{Full, Place, Places};
 
 /// Queries that wait for other servers.
@@ -34,22 +43,38 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The data of answers that a record holds.
 const ANSWERS_MAX: usize = 16;
 
+/// The servers on the board of health, in the config's order.
+const PARTS: [&str; FORWARD_MAX] = ["dns_forward_1", "dns_forward_2", "dns_forward_3", "dns_forward_4"];
+
+/// What may be otherwise in tests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) forwards: usize,
+    pub(super) per_client: usize,
+    pub(super) patience: Duration,
+    pub(super) again: Duration,
+}
+
+impl Limits {
+    pub(super) const USUAL: Limits =
+        Limits { forwards: FORWARDS_MAX, per_client: FORWARDS_PER_CLIENT_MAX, patience: PATIENCE, again: AGAIN };
+}
+
 #[derive(Debug)]
 pub(super) struct Forwarder {
     servers: Vec<SocketAddr>,
+    upstreams: Mutex<Upstreams>,
     places: Arc<Places>,
     patience: Duration,
+    metrics: Metrics,
+    health: Health,
 }
 
 impl Forwarder {
-    pub(super) fn new(servers: Vec<SocketAddr>) -> Forwarder {
-        let places = Places::new(FORWARDS_MAX, FORWARDS_PER_CLIENT_MAX);
-        Forwarder { servers, places, patience: PATIENCE }
-    }
-
-    #[cfg(test)]
-    pub(super) fn with_patience(self, patience: Duration) -> Forwarder {
-        Forwarder { patience, ..self }
+    pub(super) fn new(servers: Vec<SocketAddr>, limits: Limits, metrics: Metrics, health: Health) -> Forwarder {
+        let Limits { forwards, per_client, patience, again } = limits;
+        let upstreams = Mutex::new(Upstreams::new(&servers, patience, again));
+        Forwarder { servers, upstreams, places: Places::new(forwards, per_client), patience, metrics, health }
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -61,16 +86,20 @@ impl Forwarder {
     /// # Errors
     /// The limit.
     pub(super) fn place(&self, client: Ipv4Addr) -> Result<Place, Full> {
-        self.places.take(client)
+        self.places.take_fairly(client)
+    }
+
+    fn upstreams(&self) -> MutexGuard<'_, Upstreams> {
+        self.upstreams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The answer for the client, and what became of its query.
-    pub(super) async fn ask(&self, query: &Message, transport: Transport, metrics: &Metrics) -> (Answer, Forwarded) {
+    pub(super) async fn ask(&self, query: &Message, transport: Transport) -> (Answer, Forwarded) {
         let began = Instant::now();
-        let waiting = metrics.waiting();
+        let waiting = self.metrics.waiting();
         let answer = self.ask_in_turn(query, transport).await;
         drop(waiting);
-        metrics.forward_seconds.observe(began.elapsed().as_secs_f64());
+        self.metrics.forward_seconds.observe(began.elapsed().as_secs_f64());
         match answer {
             Some(bytes) => (fit(bytes, query, transport), Forwarded::Answered),
             None => (answer::cannot(query, transport, "no server of boot.dns.forward answers"), Forwarded::Failed),
@@ -78,17 +107,10 @@ impl Forwarder {
     }
 
     async fn ask_in_turn(&self, query: &Message, transport: Transport) -> Option<Vec<u8>> {
+        let order = self.upstreams().order(transport);
         let mut last = None;
-        for server in &self.servers {
-            let ours = write(query, transport);
-            let Ok(bytes) = ours.to_vec() else { return None };
-            let asked = async {
-                match transport {
-                    Transport::Udp => by_udp(*server, &bytes, &ours).await,
-                    Transport::Tcp => by_tcp(*server, &bytes, &ours).await,
-                }
-            };
-            let Ok(Ok(answer)) = tokio::time::timeout(self.patience, asked).await else { continue };
+        for server in order {
+            let Some(answer) = self.ask_one(server, query, transport).await else { continue };
             let rcode = answer[3] & 0xf;
             let useless = [ResponseCode::ServFail, ResponseCode::Refused].iter().any(|code| code.low() == rcode);
             last = Some(answer);
@@ -97,6 +119,49 @@ impl Forwarder {
             }
         }
         last
+    }
+
+    /// A server that was away and is to be tried with a query, whose answer is nobody's.
+    pub(super) fn due(&self, transport: Transport) -> Option<usize> {
+        self.upstreams().due(transport, Instant::now())
+    }
+
+    /// Asks a server, by its number, and remembers whether it answers.
+    pub(super) async fn ask_one(&self, server: usize, query: &Message, transport: Transport) -> Option<Vec<u8>> {
+        let address = *self.servers.get(server)?;
+        let ours = write(query, transport);
+        let bytes = ours.to_vec().ok()?;
+        let asked = Instant::now();
+        self.remember(server, |upstreams| upstreams.asked(server, transport, asked));
+        let answer = async {
+            match transport {
+                Transport::Udp => by_udp(address, &bytes, &ours).await,
+                Transport::Tcp => by_tcp(address, &bytes, &ours).await,
+            }
+        };
+        let late = |_| Err(io::Error::new(ErrorKind::TimedOut, format!("no answer within {:?}", self.patience)));
+        let answer = tokio::time::timeout(self.patience, answer).await.unwrap_or_else(late);
+        self.metrics.upstream(server, transport, answer.is_ok());
+        match answer {
+            Ok(answer) => {
+                self.remember(server, |upstreams| upstreams.answered(server, transport, Instant::now()));
+                Some(answer)
+            }
+            Err(error) => {
+                self.remember(server, |upstreams| upstreams.failed(server, transport, asked, error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Says it where there is news of a server; one after the other, so that what is said last is so.
+    fn remember(&self, server: usize, is_news: impl FnOnce(&mut Upstreams) -> bool) {
+        let mut upstreams = self.upstreams();
+        let Some(part) = PARTS.get(server).filter(|_| is_news(&mut upstreams)) else { return };
+        match upstreams.trouble(server) {
+            Some(trouble) => self.health.limited(part, trouble),
+            None => self.health.ok(part),
+        }
     }
 }
 

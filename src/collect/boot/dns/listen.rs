@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use greypit_pipeline::Result;
+use greypit_pipeline::{Health, Result};
+use hickory_proto::op::Message;
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -14,12 +15,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::{self, Answer, Asker, Reply, Transport};
-use super::forward::Forwarder;
+use super::forward::{Forwarder, Limits};
 use super::index::{Index, Zones, key};
 use super::metrics::{Dropped, Forwarded, Metrics, rcode_name};
 use super::rate::Rate;
 use super::{Bound, config};
 use crate::collect::boot::audit::{self, Record};
+use crate::collect::boot::bound;
 use crate::collect::boot::places::{Full, Place, Places};
 use crate::collect::boot::policy::Verdict;
 use crate::collect::boot::sessions::Who;
@@ -45,7 +47,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 struct Server {
     world: Arc<World>,
     metrics: Metrics,
-    forwarder: Forwarder,
+    forwarder: Arc<Forwarder>,
     index: Mutex<Arc<Index>>,
     rate: Mutex<Rate>,
     connections: Arc<Places>,
@@ -59,18 +61,16 @@ pub(super) fn spawn(
     bound: Bound,
     world: Arc<World>,
     metrics: Metrics,
+    health: &Health,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let forwarder = Forwarder::new(bound.upstreams.clone());
+    let forwarder = Forwarder::new(bound.upstreams.clone(), Limits::USUAL, metrics.clone(), health.clone());
     let server = Server::new(world, forwarder, metrics, stop);
-    let mut tasks = Vec::new();
-    for (udp, tcp) in bound.sockets {
-        let unusable = |error: io::Error| config::refuse(error.to_string());
-        let (udp, tcp) = (UdpSocket::from_std(udp).map_err(unusable)?, TcpListener::from_std(tcp).map_err(unusable)?);
-        tasks.push(tokio::spawn(server.clone().serve_udp(udp)));
-        tasks.push(tokio::spawn(server.clone().serve_tcp(tcp)));
-    }
-    Ok(tasks)
+    let unusable = |error: io::Error| config::refuse(error.to_string());
+    let sockets = bound.sockets.into_iter().map(|(udp, tcp)| {
+        Ok((UdpSocket::from_std(udp).map_err(unusable)?, TcpListener::from_std(tcp).map_err(unusable)?))
+    });
+    Ok(server.serve(sockets.collect::<Result<_>>()?))
 }
 
 /// Who asks, and what is known of it.
@@ -85,7 +85,7 @@ struct Client {
 enum Step {
     Nothing,
     Answer(Answer),
-    Forward(Box<hickory_proto::op::Message>, Place),
+    Forward(Box<Message>, Place),
 }
 
 impl Server {
@@ -95,7 +95,7 @@ impl Server {
         Arc::new(Server {
             world,
             metrics,
-            forwarder,
+            forwarder: Arc::new(forwarder),
             index: Mutex::new(Arc::new(index)),
             rate: Mutex::new(rate),
             connections: Places::new(CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX),
@@ -174,20 +174,29 @@ impl Server {
     }
 
     /// Asks others, unless greypit stops meanwhile.
-    async fn forward(
-        &self,
-        query: &hickory_proto::op::Message,
-        place: Place,
-        transport: Transport,
-    ) -> Option<(Answer, Forwarded)> {
+    async fn forward(&self, query: &Message, place: Place, transport: Transport) -> Option<(Answer, Forwarded)> {
+        self.try_again(query, transport);
         let asked = tokio::select! {
             biased;
             () = self.stop.cancelled() => return None,
-            asked = self.forwarder.ask(query, transport, &self.metrics) => asked,
+            () = place.lost() => {
+                let why = "its place went to a client with fewer";
+                (answer::cannot(query, transport, why), Forwarded::Displaced)
+            }
+            asked = self.forwarder.ask(query, transport) => asked,
         };
         drop(place);
         self.metrics.forwarded(asked.1);
         Some(asked)
+    }
+
+    /// Tries a server that was away with this query too, where it is time for that. Nobody waits for it.
+    fn try_again(&self, query: &Message, transport: Transport) {
+        let Some(server) = self.forwarder.due(transport) else { return };
+        let (forwarder, query, stop) = (self.forwarder.clone(), query.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(forwarder.ask_one(server, &query, transport)).await;
+        });
     }
 
     /// Begins a record: who asks.
@@ -235,6 +244,17 @@ impl Server {
         });
     }
 
+    /// A task for each socket, and one that ends when all queries and connections have.
+    fn serve(self: Arc<Server>, sockets: Vec<(UdpSocket, TcpListener)>) -> Vec<JoinHandle<()>> {
+        let mut tasks = Vec::new();
+        for (udp, tcp) in sockets {
+            tasks.push(tokio::spawn(self.tasks.track_future(self.clone().serve_udp(udp))));
+            tasks.push(tokio::spawn(self.tasks.track_future(self.clone().serve_tcp(tcp))));
+        }
+        tasks.push(bound::last(&self.tasks, self.stop.clone()));
+        tasks
+    }
+
     async fn serve_udp(self: Arc<Server>, socket: UdpSocket) {
         let socket = Arc::new(socket);
         // One more, so that what is too long shows.
@@ -257,8 +277,6 @@ impl Server {
                 }
             }
         }
-        self.tasks.close();
-        self.tasks.wait().await;
     }
 
     /// One datagram.
@@ -318,8 +336,6 @@ impl Server {
                 }
             }
         }
-        self.tasks.close();
-        self.tasks.wait().await;
     }
 
     fn accept(self: Arc<Server>, stream: TcpStream, from: IpAddr) {

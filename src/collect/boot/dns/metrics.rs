@@ -5,7 +5,8 @@
 //! | `greypit_dns_queries_total{proto}` | queries taken, by `udp` and `tcp` |
 //! | `greypit_dns_answers_total{rcode}` | answers sent, forwarded ones too |
 //! | `greypit_dns_dropped_total{reason}` | without an answer: `foreign` (of no network of ours), `rate`, `short`, `response`, `send` |
-//! | `greypit_dns_forwarded_total{outcome}` | asked of `boot.dns.forward`: `answered`, `failed` (no server answered), and not asked: `busy` (too many at once), `busy_client` (too many of one client) |
+//! | `greypit_dns_forwarded_total{outcome}` | asked of `boot.dns.forward`: `answered`, `failed` (no server answered), `displaced` (gave its place to a client with fewer), and not asked: `busy` (too many at once), `busy_client` (too many of one client) |
+//! | `greypit_dns_upstream_queries_total{server,proto,outcome}` | what each of these servers was asked, those beside the client's query too: `answered` or `failed`; `server` is 1 to 4, its place in the config |
 //! | `greypit_dns_forward_seconds` | how long the servers took, all tries together |
 //! | `greypit_dns_forwards`, `greypit_dns_forwards_max` | under way, and the limit |
 //! | `greypit_dns_connections`, `greypit_dns_connections_max` | over TCP, and the limit |
@@ -60,11 +61,13 @@ pub(super) enum Forwarded {
     Busy,
     /// Those of its client are.
     BusyClient,
+    /// A client with fewer has its place.
+    Displaced,
 }
 
 impl Forwarded {
-    pub(super) const ALL: [Forwarded; 4] =
-        [Forwarded::Answered, Forwarded::Failed, Forwarded::Busy, Forwarded::BusyClient];
+    pub(super) const ALL: [Forwarded; 5] =
+        [Forwarded::Answered, Forwarded::Failed, Forwarded::Busy, Forwarded::BusyClient, Forwarded::Displaced];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -72,8 +75,14 @@ impl Forwarded {
             Forwarded::Failed => "failed",
             Forwarded::Busy => "busy",
             Forwarded::BusyClient => "busy_client",
+            Forwarded::Displaced => "displaced",
         }
     }
+}
+
+/// What became of a query to one server.
+fn upstream_outcome(answered: bool) -> &'static str {
+    if answered { Forwarded::Answered.name() } else { Forwarded::Failed.name() }
 }
 
 /// The names of codes in records and metrics, RFC 1035 4.1.1 and RFC 6895.
@@ -109,6 +118,7 @@ pub(crate) struct Metrics {
     answers: IntCounterVec,
     dropped: IntCounterVec,
     forwarded: IntCounterVec,
+    upstream: IntCounterVec,
     pub(super) forward_seconds: Histogram,
     pub(super) forwards: IntGauge,
     pub(super) connections: IntGauge,
@@ -116,7 +126,13 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(registry: &Registry, forwards_max: usize, connections_max: usize) -> Result<Metrics> {
+    /// `upstreams`: how many servers others are asked of.
+    pub(crate) fn new(
+        registry: &Registry,
+        upstreams: usize,
+        forwards_max: usize,
+        connections_max: usize,
+    ) -> Result<Metrics> {
         let register = Register::new(registry, "greypit_dns_");
         let metrics = Metrics {
             queries: register.counters("queries_total", "DNS queries taken.", &["proto"])?,
@@ -126,6 +142,11 @@ impl Metrics {
                 "forwarded_total",
                 "DNS queries for the servers of boot.dns.forward.",
                 &["outcome"],
+            )?,
+            upstream: register.counters(
+                "upstream_queries_total",
+                "DNS queries to each server of boot.dns.forward.",
+                &["server", "proto", "outcome"],
             )?,
             forward_seconds: register.histogram(
                 "forward_seconds",
@@ -149,6 +170,11 @@ impl Metrics {
         }
         Dropped::ALL.iter().for_each(|reason| metrics.dropped.with_label_values(&[reason.name()]).inc_by(0));
         Forwarded::ALL.iter().for_each(|outcome| metrics.forwarded.with_label_values(&[outcome.name()]).inc_by(0));
+        for server in 0..upstreams {
+            for proto in [Transport::Udp, Transport::Tcp] {
+                [true, false].iter().for_each(|answered| metrics.of_upstream(server, proto, *answered).inc_by(0));
+            }
+        }
         Ok(metrics)
     }
 
@@ -168,6 +194,16 @@ impl Metrics {
     pub(super) fn waiting(&self) -> Waiting<'_> {
         self.forwards.inc();
         Waiting(&self.forwards)
+    }
+
+    /// Counts a query to a server, by its number from 0.
+    pub(super) fn upstream(&self, server: usize, proto: Transport, answered: bool) {
+        self.of_upstream(server, proto, answered).inc();
+    }
+
+    fn of_upstream(&self, server: usize, proto: Transport, answered: bool) -> IntCounter {
+        let place = (server + 1).to_string();
+        self.upstream.with_label_values(&[&place, proto.name(), upstream_outcome(answered)])
     }
 
     pub(super) fn forwarded(&self, outcome: Forwarded) {

@@ -5,6 +5,7 @@
 //! | [`answer`] | what a query is answered, pure |
 //! | [`index`], [`names`] | the names there are |
 //! | [`forward`] | names that are not ours |
+//! | [`upstreams`] | whom these are asked of, and who is away, pure |
 //! | [`listen`] | UDP and TCP on the interfaces' addresses (RFC 1035, RFC 7766) |
 //!
 //! Promises: it is no open resolver, since only addresses in our networks, this machine's own and loopback get an answer
@@ -25,11 +26,12 @@ mod listen;
 mod metrics;
 pub(crate) mod names;
 mod rate;
+mod upstreams;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::sync::Arc;
 
-use greypit_pipeline::{Error, Result};
+use greypit_pipeline::{Error, Health, Result};
 use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -102,8 +104,8 @@ fn open(ip: Ipv4Addr, port: u16) -> Result<(UdpSocket, TcpListener)> {
 
 /// # Errors
 /// Where `registry` has these metrics already.
-pub(crate) fn metrics(registry: &Registry) -> prometheus::Result<Metrics> {
-    Metrics::new(registry, forward::FORWARDS_MAX, listen::CONNECTIONS_MAX)
+pub(crate) fn metrics(registry: &Registry, config: &Config) -> prometheus::Result<Metrics> {
+    Metrics::new(registry, config.forward.len(), forward::FORWARDS_MAX, listen::CONNECTIONS_MAX)
 }
 
 /// Answers until `stop`.
@@ -114,12 +116,13 @@ pub(crate) fn spawn(
     bound: Bound,
     world: Arc<World>,
     metrics: Metrics,
+    health: &Health,
     stop: CancellationToken,
 ) -> Result<Vec<JoinHandle<()>>> {
     if bound.sockets.is_empty() {
         return Ok(Vec::new());
     }
-    listen::spawn(bound, world, metrics, stop)
+    listen::spawn(bound, world, metrics, health, stop)
 }
 
 /// For the fuzz target: an answer to any bytes, from one machine, one lease and no servers.

@@ -23,10 +23,10 @@ mod serve;
 mod watch;
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use greypit_pipeline::{Error, Result};
+use greypit_pipeline::Result;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -47,10 +47,19 @@ use crate::collect::complaints::Complaints;
 /// What the kernel holds of connections that are not accepted yet.
 const BACKLOG: i32 = 1024;
 
+/// Where `server` gives out files by HTTP, with no slash at its end; `None` where that is off.
+pub(crate) fn base(server: Ipv4Addr, port: u16) -> Option<String> {
+    match port {
+        0 => None,
+        80 => Some(format!("http://{server}")),
+        port => Some(format!("http://{server}:{port}")),
+    }
+}
+
 /// Binds the interfaces' addresses.
 ///
 /// # Errors
-/// [`Error::Config`] for `boot.http.port`, with what to do.
+/// [`greypit_pipeline::Error::Config`] for `boot.http.port`, with what to do.
 pub(crate) fn bind(config: &Config, interfaces: &[Interface]) -> Result<Bound> {
     Bound::open("http", "-tlnp", config.port, interfaces, open)
 }
@@ -62,10 +71,6 @@ fn open(wanted: SocketAddrV4) -> io::Result<Socket> {
     socket.bind(&wanted.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
-}
-
-fn refuse(problem: String) -> Error {
-    Error::Config { key: "boot.http.port".into(), problem }
 }
 
 /// Answers until `stop`; the last task ends when the last connection has.
@@ -93,25 +98,13 @@ fn spawn_with(
         metrics,
         connections: Arc::new(Semaphore::new(config.max_connections)),
         clients: Places::new(config.max_connections, config.max_connections_per_client),
-        stop,
+        stop: stop.clone(),
         tasks: TaskTracker::new(),
         pace,
         complaints: Complaints::default(),
         world,
     });
-    let mut tasks = Vec::new();
-    for (socket, _) in bound.sockets {
-        let listener = TcpListener::from_std(socket.into()).map_err(|error| refuse(error.to_string()))?;
-        tasks.push(tokio::spawn(shared.tasks.track_future(serve::run(listener, shared.clone()))));
-    }
-    tasks.push(tokio::spawn(async move {
-        shared.stop.cancelled().await;
-        let connections = shared.tasks.clone();
-        drop(shared);
-        connections.close();
-        connections.wait().await;
-    }));
-    Ok(tasks)
+    bound.spawn(&shared.tasks, stop, |socket, _| Ok(serve::run(TcpListener::from_std(socket.into())?, shared.clone())))
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
-use greypit_pipeline::{Error, Result};
+use greypit_pipeline::Result;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -60,7 +60,7 @@ const STOPPING_MAX: Duration = Duration::from_secs(2);
 /// Binds the interfaces' addresses.
 ///
 /// # Errors
-/// [`Error::Config`] for `boot.tftp.port`, with what to do.
+/// [`greypit_pipeline::Error::Config`] for `boot.tftp.port`, with what to do.
 pub(crate) fn bind(config: &Config, interfaces: &[Interface]) -> Result<Bound> {
     Bound::open("tftp", "-ulnp", config.port, interfaces, |wanted| open(wanted, config.single_port))
 }
@@ -73,10 +73,6 @@ fn open(wanted: SocketAddrV4, shared: bool) -> io::Result<Socket> {
         socket.set_reuse_address(true)?;
     }
     Ok(socket)
-}
-
-fn refuse(problem: String) -> Error {
-    Error::Config { key: "boot.tftp.port".into(), problem }
 }
 
 /// Answers until `stop`; the last task ends when the last transfer has.
@@ -99,21 +95,11 @@ fn spawn_with(
     stop: CancellationToken,
     stopping_max: Duration,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let shared = Arc::new(Shared::new(world, metrics, stop, stopping_max));
-    let mut tasks = Vec::new();
-    for (socket, address) in bound.sockets {
-        let socket = UdpSocket::from_std(socket.into()).map_err(|error| refuse(error.to_string()))?;
-        let door = Arc::new(Door { socket, address });
-        tasks.push(tokio::spawn(shared.transfers.track_future(listen::run(door, shared.clone()))));
-    }
-    tasks.push(tokio::spawn(async move {
-        shared.stop.cancelled().await;
-        let transfers = shared.transfers.clone();
-        drop(shared);
-        transfers.close();
-        transfers.wait().await;
-    }));
-    Ok(tasks)
+    let shared = Arc::new(Shared::new(world, metrics, stop.clone(), stopping_max));
+    bound.spawn(&shared.transfers, stop, |socket, address| {
+        let door = Arc::new(Door { socket: UdpSocket::from_std(socket.into())?, address });
+        Ok(listen::run(door, shared.clone()))
+    })
 }
 
 #[cfg(test)]

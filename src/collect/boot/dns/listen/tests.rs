@@ -1,5 +1,7 @@
-use std::net::UdpSocket as Plain;
+use std::net::{TcpListener as PlainListener, UdpSocket as Plain};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use greypit_pipeline::health::State;
 use greypit_pipeline::submit::testing::Queue;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, TXT};
@@ -17,6 +19,9 @@ const SOON: Duration = Duration::from_secs(120);
 /// No test lasts so long.
 const LONG: Duration = Duration::from_secs(600);
 
+/// So that a test sees what it waits for, and not that something took its time.
+const NO_HURRY: Limits = Limits { patience: LONG, again: LONG, ..Limits::USUAL };
+
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// A server on 127.0.0.1, whose machine is web1.example.com.
@@ -25,6 +30,7 @@ struct Bench {
     queue: Queue,
     registry: Registry,
     server: Arc<Server>,
+    health: Health,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     _root: tempfile::TempDir,
@@ -32,11 +38,10 @@ struct Bench {
 
 impl Bench {
     async fn start(section: &str, upstreams: &[SocketAddr]) -> Bench {
-        Bench::start_with(LONG, section, upstreams).await
+        Bench::start_with(NO_HURRY, section, upstreams).await
     }
 
-    /// One that waits so long for each of the others.
-    async fn start_with(patience: Duration, section: &str, upstreams: &[SocketAddr]) -> Bench {
+    async fn start_with(limits: Limits, section: &str, upstreams: &[SocketAddr]) -> Bench {
         let mut machines = Machines::default();
         let ip = Some(Ipv4Addr::new(127, 0, 0, 10));
         machines.add(LOOPBACK, Machine { hostname: "web1".into(), ip, ..Machine::default() });
@@ -49,18 +54,24 @@ impl Bench {
         );
         let world = Arc::new(world);
         let stop = CancellationToken::new();
-        let forwarder = Forwarder::new(upstreams.to_vec()).with_patience(patience);
-        let server = Server::new(world, forwarder, dns::metrics(&registry).unwrap(), stop.clone());
+        let config = dns::Config { forward: vec![String::new(); upstreams.len()], ..dns::Config::default() };
+        let (metrics, health) = (dns::metrics(&registry, &config).unwrap(), Health::new());
+        let forwarder = Forwarder::new(upstreams.to_vec(), limits, metrics.clone(), health.clone());
+        let server = Server::new(world, forwarder, metrics, stop.clone());
         // The kernel chooses the port for one of the two; the other may have it.
         let (udp, tcp) = (0..1000).find_map(|_| dns::open(LOOPBACK, 0).ok()).expect("a port that is free for both");
         let address = udp.local_addr().unwrap();
         let (udp, tcp) = (UdpSocket::from_std(udp).unwrap(), TcpListener::from_std(tcp).unwrap());
-        let tasks = vec![tokio::spawn(server.clone().serve_udp(udp)), tokio::spawn(server.clone().serve_tcp(tcp))];
-        Bench { address, queue, registry, server, stop, tasks, _root: root }
+        let tasks = server.clone().serve(vec![(udp, tcp)]);
+        Bench { address, queue, registry, server, health, stop, tasks, _root: root }
     }
 
     async fn udp(&self, query: &Message) -> Message {
-        let socket = UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
+        self.udp_from(LOOPBACK, query).await
+    }
+
+    async fn udp_from(&self, client: Ipv4Addr, query: &Message) -> Message {
+        let socket = UdpSocket::bind((client, 0)).await.unwrap();
         socket.send_to(&query.to_vec().unwrap(), self.address).await.unwrap();
         let mut buffer = [0; 2048];
         let (length, from) = tokio::time::timeout(SOON, socket.recv_from(&mut buffer)).await.unwrap().unwrap();
@@ -224,22 +235,103 @@ async fn other_names_are_asked_of_others_and_only_their_answer_counts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_server_is_asked_when_one_is_silent_or_fails_and_servfail_is_the_end() {
-    let silent = upstream(|_| Vec::new());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let silent = upstream(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Vec::new()
+    });
     let failing = upstream(|query| {
         let mut answer = query.into_response();
         answer.metadata.response_code = ResponseCode::ServFail;
         vec![answer]
     });
     let good = upstream(|query| vec![right(&query)]);
-    let bench = Bench::start_with(Duration::from_secs(10), "", &[silent, failing, good]).await;
-    assert_eq!(bench.udp(&query("www.example.org.", RecordType::A)).await.answers.len(), 1);
+    let limits = Limits { patience: Duration::from_secs(10), ..NO_HURRY };
+    let bench = Bench::start_with(limits, "", &[silent, failing, good]).await;
+    // Only the first one waits for the silent server.
+    for _ in 0..5 {
+        assert_eq!(bench.udp(&query("www.example.org.", RecordType::A)).await.answers.len(), 1);
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+    assert!(shows(&bench.registry, "{outcome=\"failed\",proto=\"udp\",server=\"1\"} 1\n"));
+    assert!(shows(&bench.registry, "{outcome=\"answered\",proto=\"udp\",server=\"2\"} 5\n"));
+    assert!(matches!(&bench.health.parts()["dns_forward_1"], State::Limited { reason, .. } if reason.contains("10s")));
+    assert!(bench.health.is_ready());
     bench.stop().await;
 
-    let mut bench = Bench::start_with(Duration::from_millis(300), "", &[silent]).await;
+    let mut bench = Bench::start_with(Limits { patience: Duration::from_millis(300), ..NO_HURRY }, "", &[silent]).await;
     let answer = bench.udp(&query("www.example.org.", RecordType::A)).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     let event = bench.event().await;
     assert_eq!((&event["decision"], &event["rcode"]), (&"failed".into(), &"SERVFAIL".into()));
+    bench.stop().await;
+}
+
+/// What a name server of a test does with a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tcp {
+    Close,
+    Wait,
+    Answer,
+}
+
+/// A name server over TCP that does as it is told, and how often it was asked.
+fn tcp_upstream(does: Arc<Mutex<Tcp>>, asked: Arc<AtomicUsize>) -> SocketAddr {
+    use std::io::{Read as _, Write as _};
+    let listener = PlainListener::bind((LOOPBACK, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut waiting = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            asked.fetch_add(1, Ordering::Relaxed);
+            match *does.lock().unwrap() {
+                Tcp::Close => {}
+                Tcp::Wait => waiting.push(stream),
+                Tcp::Answer => {
+                    let mut length = [0; 2];
+                    stream.read_exact(&mut length).unwrap();
+                    let mut query = vec![0; u16::from_be_bytes(length).into()];
+                    stream.read_exact(&mut query).unwrap();
+                    let answer = right(&Message::from_vec(&query).unwrap()).to_vec().unwrap();
+                    stream.write_all(&[&(answer.len() as u16).to_be_bytes(), &answer[..]].concat()).unwrap();
+                }
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_is_tried_beside_the_others_until_it_is_back() {
+    let does = Arc::new(Mutex::new(Tcp::Close));
+    let [first, second] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+    let servers =
+        [tcp_upstream(does.clone(), first.clone()), tcp_upstream(Arc::new(Mutex::new(Tcp::Answer)), second.clone())];
+    let bench = Bench::start_with(Limits { again: Duration::ZERO, ..NO_HURRY }, "", &servers).await;
+    let www = query("www.example.org.", RecordType::A);
+    let state = || bench.health.parts().get("dns_forward_1").cloned();
+    assert_eq!(bench.tcp(std::slice::from_ref(&www)).await[0].answers.len(), 1);
+    assert_eq!((first.load(Ordering::Relaxed), second.load(Ordering::Relaxed)), (1, 1));
+    assert!(matches!(state(), Some(State::Limited { reason, .. }) if reason.contains("over tcp")));
+
+    // Whoever waited for it would wait longer than this test may take.
+    *does.lock().unwrap() = Tcp::Wait;
+    for answered in 2..5 {
+        assert_eq!(bench.tcp(std::slice::from_ref(&www)).await[0].answers.len(), 1);
+        assert_eq!(second.load(Ordering::Relaxed), answered);
+    }
+
+    *does.lock().unwrap() = Tcp::Answer;
+    let end = Instant::now() + SOON;
+    while !matches!(state(), Some(State::Ok)) {
+        assert!(Instant::now() < end, "{:?}", state());
+        assert_eq!(bench.tcp(std::slice::from_ref(&www)).await[0].answers.len(), 1);
+    }
+    let before = second.load(Ordering::Relaxed);
+    assert_eq!(bench.tcp(std::slice::from_ref(&www)).await[0].answers.len(), 1);
+    assert_eq!(second.load(Ordering::Relaxed), before, "the first one is the first again");
     bench.stop().await;
 }
 
@@ -270,6 +362,31 @@ async fn whom_nobody_answers_leaves_places_for_others() {
     let (length, _) = tokio::time::timeout(SOON, other.recv_from(&mut buffer)).await.unwrap().unwrap();
     assert_eq!(Message::from_vec(&buffer[..length]).unwrap().answers[0].data.to_string(), "192.0.2.1");
     bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_wait_in_vain_another_client_is_answered() {
+    let half_dead = upstream(|query| match query.queries[0].name.to_string().as_str() {
+        "www.example.org." => vec![right(&query)],
+        _ => Vec::new(),
+    });
+    let dead = query("dead.example.org.", RecordType::A).to_vec().unwrap();
+    for (clients, displaced) in [(8, 1), (100, 185)] {
+        let limits = Limits { forwards: 16, per_client: 2, ..NO_HURRY };
+        let bench = Bench::start_with(limits, "", &[half_dead]).await;
+        let mut greedy = Vec::new();
+        for (sent, client) in (0..2 * clients).map(|number| (number + 1, number % clients)) {
+            let socket = UdpSocket::bind((Ipv4Addr::new(127, 0, 1, client), 0)).await.unwrap();
+            socket.send_to(&dead, bench.address).await.unwrap();
+            greedy.push(socket);
+            assert!(shows(&bench.registry, &format!("greypit_dns_queries_total{{proto=\"udp\"}} {sent}\n")));
+        }
+        let newcomer = Ipv4Addr::new(127, 0, 2, 1);
+        let answer = bench.udp_from(newcomer, &query("www.example.org.", RecordType::A)).await;
+        assert_eq!(answer.answers.len(), 1, "{clients}");
+        assert!(shows(&bench.registry, &format!("{{outcome=\"displaced\"}} {displaced}\n")), "{clients}");
+        bench.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
