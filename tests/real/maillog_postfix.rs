@@ -42,8 +42,10 @@ fn traffic(postfix: &Postfix) {
 }
 
 fn setup(number: u8) -> Setup {
+    // Over a connection that is used again a message that needs SMTPUTF8 is sent to a server without it.
     Setup::pf(number).main_cf(
         "smtputf8_enable = yes\n\
+         smtp_connection_cache_on_demand = no\n\
          virtual_alias_domains = pf.example.org\n\
          virtual_alias_maps = inline:{alias@pf.example.org=bob@good.example.net}\n\
          smtpd_recipient_restrictions = check_recipient_access inline:{reject.example.net=REJECT}, permit\n\

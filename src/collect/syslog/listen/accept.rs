@@ -9,7 +9,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prometheus::IntGauge;
 use rustix::net::SocketFlags;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -132,8 +131,7 @@ fn begin(guest: Guest, door: &Door, shared: &Arc<Shared>, connections: &TaskTrac
         place => place.flatten(),
     };
     shared.metrics.connections.inc();
-    let counted = Counted(shared.metrics.connections.clone());
-    let open = Open { shared: shared.clone(), _permit: permit, _place: place, _counted: counted };
+    let open = Open { shared: shared.clone(), place: Some((permit, place)) };
     match (guest, door) {
         (Guest::Tcp(stream, peer), Door::Tls(_, tls)) => {
             keep_alive(&stream);
@@ -185,19 +183,16 @@ async fn over_tls(stream: TcpStream, peer: IpAddr, acceptor: TlsAcceptor, shared
     }
 }
 
-/// The place of one connection, given back when dropped; only then is the connection no longer counted.
+/// The place of one connection, given back when dropped.
 struct Open {
     shared: Arc<Shared>,
-    _permit: OwnedSemaphorePermit,
-    _place: Option<Place>,
-    _counted: Counted,
+    place: Option<(OwnedSemaphorePermit, Option<Place>)>,
 }
 
-/// Counts a connection as open until it is dropped.
-struct Counted(IntGauge);
-
-impl Drop for Counted {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.0.dec();
+        // Whoever sees that the connection is gone can have its place.
+        self.place = None;
+        self.shared.metrics.connections.dec();
     }
 }
