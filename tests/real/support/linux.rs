@@ -19,10 +19,10 @@ const MODULES: [&str; 8] = [
     "drivers/net/virtio_net.ko",
 ];
 
-/// What its command line must have, so that its console is the machine's and a
-/// panic ends it. Without acceleration and with little of a processor its timer may be too
-/// late for the kernel's test of it, which then panics.
-pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
+/// What its command line must have, so that its console is the machine's, has nothing of the
+/// kernel's amid the lines of the script, and a panic ends it and is shown. Without acceleration and
+/// with little of a processor the timer may be too late for the kernel's test of it, which then panics.
+pub(crate) const CMDLINE: &str = "console=ttyS0 quiet loglevel=0 panic=-1 no_timer_check";
 
 /// The kernel.
 pub(crate) fn kernel() -> Vec<u8> {
