@@ -49,7 +49,7 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    /// Reads `dir`; a missing folder is no machines. Folders of other servers than those of `networks` are left alone.
+    /// Reads `dir`. Folders of other servers than those of `networks` are left alone.
     ///
     /// # Errors
     /// [`Error::Config`] for `boot.dir`, with the first file that is not right.
