@@ -18,7 +18,7 @@ use super::metrics::Metrics;
 use super::net::{Interface, Networks};
 use super::sessions::Sessions;
 use super::world::World;
-use super::{bound, check_apart, dhcp, dns, http, overview, power, tftp};
+use super::{bound, check_apart, dhcp, dns, http, overview, power, real, tftp};
 
 /// What stays the same however often interfaces are bound.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Plan {
     /// is no interface yet, also for packet sockets that this process may not have.
     pub(super) fn new(kept: &Kept, interfaces: Vec<Interface>, before: Option<&World>) -> Result<Plan> {
         let config = &kept.config;
-        check_apart(config, &kept.data_dir)?;
+        check_apart(config, &kept.data_dir, real)?;
         let root = Root::open(&config.root)?;
         if interfaces.is_empty() {
             dhcp::try_without(config)?;

@@ -82,7 +82,8 @@ impl Boot {
         if !config.is_on() {
             return Ok(None);
         }
-        check_apart(config, data_dir)?;
+        // Without a look at them, which may hang: that is the keeper's.
+        check_apart(config, data_dir, |path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))?;
         let sessions = Arc::new(Sessions::new(config.session.0));
         Ok(Some(Boot { config: config.clone(), data_dir: data_dir.to_owned(), sessions }))
     }
@@ -135,7 +136,7 @@ impl Boot {
 /// # Errors
 /// [`Error::Config`] for what does not fit those that are here, and for machine files and folders that are not right.
 pub(crate) fn check(config: &Config, data_dir: &Path) -> Result<Option<String>> {
-    check_apart(config, data_dir)?;
+    check_apart(config, data_dir, real)?;
     Root::open(&config.root)?;
     let look = match Look::now(&config.interface, &[]) {
         Ok(look) => look,
@@ -148,9 +149,9 @@ pub(crate) fn check(config: &Config, data_dir: &Path) -> Result<Option<String>> 
 }
 
 /// What is below `boot.root` is given out to the network: leases, sessions and the spool must not be, nor what the files
-/// of all machines say.
-fn check_apart(config: &Config, data_dir: &Path) -> Result<()> {
-    let [root, dir, data_dir] = [&config.root, &config.dir, data_dir].map(real);
+/// of all machines say. `place`: where a path leads, as far as is to be looked.
+fn check_apart(config: &Config, data_dir: &Path, place: impl Fn(&Path) -> PathBuf) -> Result<()> {
+    let [root, dir, data_dir] = [config.root.as_path(), &config.dir, data_dir].map(place);
     let refuse = |what: String| {
         let problem = format!("{} would give out {what}; choose another folder", root.display());
         Err(Error::Config { key: "boot.root".into(), problem })
@@ -186,17 +187,17 @@ mod tests {
         let data_dir = at("data");
         let with = |root: std::path::PathBuf| Config { root, dir: at("machines"), ..Config::default() };
         for root in [at("."), at("data"), at("data/boot"), at("data/boot/files"), at("files/../data")] {
-            let error = check_apart(&with(root.clone()), &data_dir).unwrap_err().to_string();
+            let error = check_apart(&with(root.clone()), &data_dir, real).unwrap_err().to_string();
             assert!(error.contains("boot.root"), "{}", root.display());
         }
         for root in [at("files"), at("data/files"), at("database"), at("data/boot2")] {
-            check_apart(&with(root), &data_dir).unwrap();
+            check_apart(&with(root), &data_dir, real).unwrap();
         }
         // Nor what is not there yet.
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(folder.path(), &link).unwrap();
-        assert!(check_apart(&with(at("files")), &link.join("files/data")).is_err());
-        assert!(check_apart(&with(link.join("machines")), &data_dir).is_err());
-        check_apart(&with(link.join("other")), &data_dir).unwrap();
+        assert!(check_apart(&with(at("files")), &link.join("files/data"), real).is_err());
+        assert!(check_apart(&with(link.join("machines")), &data_dir, real).is_err());
+        check_apart(&with(link.join("other")), &data_dir, real).unwrap();
     }
 }
