@@ -26,15 +26,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::life::{Kept, Life, Plan};
+use super::machines::catalog::Catalog;
 use super::net::{Interface, Look};
-use super::world::World;
 
 /// How often the interfaces are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long what has failed is left alone, or [`REST`] times as long as reading took.
+/// How long what has failed is left alone, or [`REST`] times as long as reading took, but at most [`AGAIN_MAX`].
 const AGAIN: Duration = Duration::from_secs(5);
 const REST: u32 = 10;
+const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// How long the others' start waits for the first look: a file system that hangs is to hold up nobody.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
@@ -47,8 +48,8 @@ const PART: &str = "boot";
 pub(super) struct Keeper {
     kept: Arc<Kept>,
     life: Option<Life>,
-    /// The last life's world, also where binding it anew has failed since.
-    last: Option<Arc<World>>,
+    /// The last life's, also where binding it anew has failed since.
+    last: Option<Catalog>,
     /// Each interface as it was served last.
     known: Vec<Interface>,
     tried: Option<Tried>,
@@ -87,7 +88,7 @@ impl Keeper {
             self.known.retain(|before| before.name != now.name);
             self.known.push(now.clone());
         }
-        self.last = Some(life.world.clone());
+        self.last = Some(life.world.machines.clone());
         self.life = Some(life);
     }
 
@@ -141,7 +142,7 @@ impl Keeper {
             () = stop.cancelled() => return None,
             plan = plan => plan,
         };
-        let pause = AGAIN.max(REST * began.elapsed());
+        let pause = began.elapsed().saturating_mul(REST).clamp(AGAIN, AGAIN_MAX);
         let served = match plan {
             Ok(plan) if plan.is_empty() => Ok(()),
             Ok(plan) => self.serve(plan).await,
@@ -164,10 +165,12 @@ impl Keeper {
 
     /// Reads what it takes to serve these interfaces in place of those before.
     fn plan(&self, interfaces: Vec<Interface>) -> impl Future<Output = Result<Plan>> + use<> {
-        let (kept, before, served) = (self.kept.clone(), self.last.clone(), self.served().to_vec());
+        // Nothing that the end waits for, as the pipeline does for whoever may submit.
+        let (config, data_dir) = (self.kept.config.clone(), self.kept.data_dir.clone());
+        let (before, served) = (self.last.clone(), self.served().to_vec());
         blocking(move || {
-            let plan = Plan::new(&kept, interfaces, before.as_deref())?;
-            plan.try_others(&kept.config, &served)?;
+            let plan = Plan::new(&config, &data_dir, interfaces, before)?;
+            plan.try_others(&config, &served)?;
             Ok(plan)
         })
     }

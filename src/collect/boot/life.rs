@@ -2,7 +2,7 @@
 //!
 //! [`Plan`] reads and checks, [`Bound`] has the sockets, [`Life`] answers. What outlives it is [`Kept`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use greypit_pipeline::{Health, Result};
@@ -42,24 +42,27 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// For those of the interfaces that are here. `before`: where the networks are the same its machine files are too, also
+    /// For those of the interfaces that are here. `before`: where the networks are the same these machine files are too, also
     /// while there is a mistake in them.
     ///
     /// # Errors
     /// [`greypit_pipeline::Error::Config`] for what does not fit `interfaces`, the machine files, or `boot.root`; where there
     /// is no interface yet, also for packet sockets that this process may not have.
-    pub(super) fn new(kept: &Kept, interfaces: Vec<Interface>, before: Option<&World>) -> Result<Plan> {
-        let config = &kept.config;
-        check_apart(config, &kept.data_dir, real)?;
+    pub(super) fn new(
+        config: &Config,
+        data_dir: &Path,
+        interfaces: Vec<Interface>,
+        before: Option<Catalog>,
+    ) -> Result<Plan> {
+        check_apart(config, data_dir, real)?;
         let root = Root::open(&config.root)?;
         if interfaces.is_empty() {
             dhcp::try_without(config)?;
         }
         let all_are_here = interfaces.len() == config.interface.len();
         let networks = Networks::new(config, interfaces)?;
-        let same = before.filter(|before| before.networks.networks == networks.networks);
-        let machines = match same {
-            Some(before) => before.machines.clone(),
+        let machines = match before.filter(|before| before.is_of(&networks)) {
+            Some(before) => before,
             None => {
                 if !all_are_here {
                     overview::check_files(config)?;

@@ -60,6 +60,11 @@ impl Catalog {
         Ok(Catalog { current: Arc::new(RwLock::new(Arc::new(machines))), dir, networks: networks.clone() })
     }
 
+    /// Whether it is of these networks.
+    pub(crate) fn is_of(&self, networks: &Networks) -> bool {
+        self.networks.networks == networks.networks
+    }
+
     /// The last good state.
     pub(crate) fn current(&self) -> Arc<Machines> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
