@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use greypit_pipeline::health::State;
-use greypit_pipeline::{Error, Health, Result};
+use greypit_pipeline::{Addresses, Error, Health, Result};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE};
@@ -123,13 +123,13 @@ impl Collector for Ready {
     }
 }
 
-/// Binds the address, if there is one.
+/// Binds the address, if there is one, inside a Tokio runtime.
 ///
 /// # Errors
 /// [`Error::Config`] for `http.listen`, with what to do.
-pub async fn bind(config: &Config) -> Result<Option<Http>> {
+pub fn bind(config: &Config, addresses: Addresses) -> Result<Option<Http>> {
     let Some(address) = config.address()? else { return Ok(None) };
-    match TcpListener::bind(address).await {
+    match addresses.listen(address).and_then(TcpListener::from_std) {
         Ok(listener) => Ok(Some(Http { listener })),
         Err(error) => {
             let why = match error.kind() {
@@ -255,7 +255,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_path_answers_and_readiness_follows_the_board() {
-        let http = bind(&Config { listen: "127.0.0.1:0".into() }).await.unwrap().unwrap();
+        let http = bind(&Config { listen: "127.0.0.1:0".into() }, Addresses::AreHere).unwrap().unwrap();
         let address = http.address().unwrap();
         let (health, registry, stop) = (Health::new(), Registry::new(), CancellationToken::new());
         let gauge = prometheus::IntGauge::new("greypit_x", "x").unwrap();
@@ -285,9 +285,9 @@ mod tests {
     async fn a_taken_port_says_what_to_do() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let config = Config { listen: taken.local_addr().unwrap().to_string() };
-        let error = bind(&config).await.unwrap_err().to_string();
+        let error = bind(&config, Addresses::AreHere).unwrap_err().to_string();
         assert!(error.starts_with("http.listen: cannot listen on"), "{error}");
-        assert!(bind(&Config { listen: String::new() }).await.unwrap().is_none());
+        assert!(bind(&Config { listen: String::new() }, Addresses::AreHere).unwrap().is_none());
         assert!(Config { listen: "nowhere".into() }.validate().is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! Builds, wires and drains: the only file that knows every part.
 //!
 //! Start: store opened and tried, every socket bound, the spool recovered, then the collectors. A mistake in the config
-//! shows before anything runs. Stop: collectors take what has already arrived and end; the spool makes it durable; what
+//! shows before anything runs; what boot needs beyond it holds up boot alone. Stop: collectors take what has already arrived and end; the spool makes it durable; what
 //! is complete goes to the store; then the process ends.
 
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use std::time::Duration;
 use greypit_milter::server::{self as milter, Milter};
 use greypit_pipeline::health::State;
 use greypit_pipeline::store::Store;
-use greypit_pipeline::{Drained, Health, Metrics, Parts, Pipeline, kafka};
+use greypit_pipeline::{Addresses, Drained, Health, Metrics, Parts, Pipeline, kafka};
 use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::collect::boot;
+use crate::collect::boot::Boot;
 use crate::collect::maillog::tail;
 use crate::collect::milter as mail;
 use crate::collect::syslog::listen as syslog;
@@ -63,8 +63,8 @@ struct Collecting {
 struct Sockets {
     syslog: syslog::Bound,
     milter: milter::Bound,
-    /// Where there is an interface to serve.
-    boot: Option<boot::Bound>,
+    /// Where there is an interface to serve. It binds by itself, what and when it can.
+    boot: Option<Boot>,
 }
 
 impl Gateway {
@@ -89,10 +89,16 @@ impl Gateway {
             true => kafka::topics::prepare(&config.kafka, config.topics(), &health).await.map_err(locate)?,
             false => None,
         };
-        let http = http::bind(&config.http).await.map_err(locate)?;
+        let boot = match config.is(Role::Collect) {
+            true => Boot::new(&config.boot, &config.data_dir).map_err(locate)?,
+            false => None,
+        };
+        // The machines that boot log to the address that they boot from, and whatever listens may do so there.
+        let addresses = boot.as_ref().map_or(Addresses::AreHere, Boot::addresses);
+        let http = http::bind(&config.http, addresses).map_err(locate)?;
         process::raise_descriptor_limit();
         let sockets = match config.is(Role::Collect) {
-            true => Some(Sockets::bind(config).map_err(locate)?),
+            true => Some(Sockets::bind(config, boot, addresses).map_err(locate)?),
             false => None,
         };
         let mut addresses: Vec<String> = sockets.iter().flat_map(|sockets| sockets.addresses(config)).collect();
@@ -102,7 +108,8 @@ impl Gateway {
 
         let collecting = match sockets {
             Some(sockets) => {
-                Some(Collecting::start(config, sockets, &store, &metrics, &registry, &health).map_err(locate)?)
+                let started = Collecting::start(config, sockets, &store, &metrics, &registry, &health);
+                Some(started.await.map_err(locate)?)
             }
             None => None,
         };
@@ -174,24 +181,19 @@ impl Gateway {
 }
 
 impl Sockets {
-    fn bind(config: &Config) -> greypit_pipeline::Result<Sockets> {
-        let boot = boot::bind(&config.boot)?;
-        // The machines that boot log to the address that they boot from.
-        let waits = boot.as_ref().is_some_and(boot::Bound::waits);
-        let addresses = if waits { syslog::Addresses::MayCome } else { syslog::Addresses::AreHere };
+    fn bind(config: &Config, boot: Option<Boot>, addresses: Addresses) -> greypit_pipeline::Result<Sockets> {
         let syslog = syslog::bind_beside(&config.syslog, sys::passed_sockets(), addresses)?;
-        Ok(Sockets { syslog, milter: milter::bind(&config.milter)?, boot })
+        Ok(Sockets { syslog, milter: milter::bind(&config.milter, addresses)?, boot })
     }
 
     fn addresses(&self, config: &Config) -> Vec<String> {
         let files = config.maillog.iter().map(|entry| format!("file {}", entry.path));
-        let boot = self.boot.iter().flat_map(boot::Bound::addresses);
-        self.milter.addresses().chain(self.syslog.addresses()).chain(files).chain(boot).collect()
+        self.milter.addresses().chain(self.syslog.addresses()).chain(files).collect()
     }
 }
 
 impl Collecting {
-    fn start(
+    async fn start(
         config: &Config,
         sockets: Sockets,
         store: &Store,
@@ -224,7 +226,7 @@ impl Collecting {
             &config.syslog,
             &config.node,
             privacy.clone(),
-            sockets.boot.as_ref().map(boot::Bound::sessions),
+            sockets.boot.as_ref().map(Boot::sessions),
             to_spool,
             registry,
             stop.clone(),
@@ -241,10 +243,6 @@ impl Collecting {
             )?);
             health.ok("maillog");
         }
-        if let Some(bound) = sockets.boot {
-            let (submit, stop) = (submit.clone(), stop.clone());
-            collectors.extend(boot::spawn(bound, &config.boot, &config.data_dir, submit, registry, health, stop)?);
-        }
         let (mut milter, mut farm) = (None, None);
         if !sockets.milter.is_empty() {
             let sink = mail::sink(submit.clone(), &config.milter.headers, privacy, registry)?;
@@ -257,6 +255,10 @@ impl Collecting {
             milter = Some(running);
             collectors.push(task);
             health.ok("milter");
+        }
+        // Last: the others do not wait for what it reads.
+        if let Some(boot) = sockets.boot {
+            collectors.extend(boot.start(submit.clone(), registry, health, stop.clone()).await?);
         }
         Ok(Collecting { pipeline, collectors, milter, farm, syslog_tls, stop })
     }

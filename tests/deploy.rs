@@ -143,7 +143,7 @@ fn the_drop_in_for_boot_gives_two_capabilities_and_no_more() {
         assert_eq!(value(key), Some("CAP_NET_RAW CAP_NET_BIND_SERVICE"));
     }
     assert_eq!(value("RestrictAddressFamilies"), Some("AF_PACKET AF_NETLINK"));
-    // A folder that is not mounted yet is a failed start, which is tried again.
+    // An address that comes late from elsewhere is a failed start, which is tried again.
     assert_eq!(value("RestartPreventExitStatus"), Some(""));
     let keys: Vec<_> = drop_in.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     let others = keys.iter().filter(|key| !key.starts_with('#')).count();

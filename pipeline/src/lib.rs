@@ -10,6 +10,7 @@
 //! and an encoded JSON body. [`event`] and [`submit`] are what a collector uses; the other modules are the stages in
 //! order, each with its promises and formats at its top.
 
+mod addresses;
 pub mod batch;
 pub mod codec;
 mod encode;
@@ -31,6 +32,7 @@ pub mod units;
 mod upload;
 mod workers;
 
+pub use addresses::Addresses;
 pub use error::{Error, Result};
 pub use event::{Checkpoint, Event, Group, Kind};
 pub use health::Health;

@@ -50,7 +50,7 @@ impl Args {
             tls::read(&config.syslog).map_err(locate)?;
         }
         if config.boot.is_on()
-            && let Some(waits) = boot::check(&config.boot).map_err(locate)?
+            && let Some(waits) = boot::check(&config.boot, &config.data_dir).map_err(locate)?
         {
             eprintln!("greypit check: boot.interface: {}; everything else starts without", printable(&waits));
         }
@@ -191,15 +191,19 @@ mod tests {
         std::fs::write(machine.join("hostname"), "web1").unwrap();
         let config = folder.path().join("greypit.toml");
         let check = |interface: &str| {
-            let text = format!("[boot]\ndir = {:?}\ninterface = {interface:?}\n", folder.path());
+            let root = folder.path().join("files");
+            let text = format!("[boot]\ndir = {:?}\nroot = {root:?}\ninterface = {interface:?}\n", folder.path());
             std::fs::write(&config, text).unwrap();
             // Nothing is printed with it.
             Args { connect: false, json: true }.check(&Loaded::read(Some(&config)).unwrap())
         };
-        match check("nowhere0") {
-            Err(Stop::Say(said)) => assert!(said.contains("10.0.0.7/mac: is missing or empty"), "{said}"),
+        let said = || match check("nowhere0") {
+            Err(Stop::Say(said)) => said,
             other => panic!("{other:?}"),
-        }
+        };
+        assert!(said().contains("boot.root: ") && said().contains("make the folder"), "{}", said());
+        std::fs::create_dir(folder.path().join("files")).unwrap();
+        assert!(said().contains("10.0.0.7/mac: is missing or empty"), "{}", said());
         assert!(matches!(check(""), Ok(EXIT_DONE)), "off");
         std::fs::write(machine.join("mac"), "52:54:00:12:34:56").unwrap();
         assert!(matches!(check("nowhere0"), Ok(EXIT_DONE)), "the interface need not be here");

@@ -1,13 +1,15 @@
-//! An interface that comes late, goes away and gets another address: nothing else waits
-//! for it, and nothing needs a restart.
+//! An interface that comes late, goes away and gets another address, a mistake in a machine's
+//! files, a folder that is not mounted: nothing else waits for it, and nothing needs a restart.
 
 mod support;
 
 use socket2::{Domain, Socket, Type};
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use support::boot_server::{BootServer, SERVER};
 use support::dhcp::Client;
+use support::greypit::get;
 use support::netns::{Host, INTERFACE, Wire};
 use support::{tftp, wait_for};
 
@@ -155,31 +157,144 @@ fn an_interface_that_is_there_does_not_wait_for_another() {
     server.terminate();
 }
 
-/// What only shows with the interface is no reason not to start; what shows without it is.
+/// A mistake in a machine's files, or a folder that is not there, keeps boot back as a whole, and nothing else.
 #[test]
-fn what_shows_without_the_interface_is_a_failed_start() {
+fn what_is_not_as_it_must_be_holds_up_boot_alone() {
+    let (wire, second) = (Wire::new(), Wire::new());
+    let mut server = BootServer::new(&wire);
+    let (near, far) = (wire.host("near", None), second.host("far", None));
+    second.join(&server.host, "greypit", "eth1", "10.78.0.1/24");
+    server.set("boot.interface", vec![INTERFACE, "eth1"]);
+    server.set("boot.dhcp.pool", vec!["10.77.0.100-10.77.0.199", "10.78.0.100-10.78.0.199"]);
+    server.set("milter.listen", vec!["inet:8891@127.0.0.1"]);
+    server.set("syslog.udp", vec!["127.0.0.1:514"]);
+    // Whoever has no folder of its own is served.
+    server.machine("default", &[("boot", "local")]);
+    server.machine(MACHINE, &[("hostname", "web1")]);
+    let (dir, root) = (server.folder().join("machines"), server.folder().join("files"));
+    let other = dir.join("10.78.0.1/10.78.0.5");
+    fs::create_dir_all(&other).expect("a folder of ours");
+    fs::write(other.join("mac"), "52:54:00:12:34").expect("a file of ours");
+    let aside = server.folder().join("aside");
+    fs::rename(&dir, &aside).expect("a folder of ours");
+    fs::remove_dir(&root).expect("it is empty");
+
+    let checked = |server: &BootServer, said: &str| {
+        let output = server.command("check").output().expect("it starts");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && text.contains(said), "{text}");
+    };
+    checked(&server, "boot.root: ");
+    server.start();
+    held(&server, "files: No such file or directory");
+    fs::create_dir(&root).expect("a folder of ours");
+    held(&server, "machines: is missing; make the folder");
+    checked(&server, "machines: is missing; make the folder");
+    fs::rename(&aside, &dir).expect("a folder of ours");
+    held(&server, "10.77.0.5/mac: is missing or empty");
+    checked(&server, "10.77.0.5/mac: is missing or empty");
+    log_line(&server.host, "127.0.0.1", "first");
+    wait_for("syslog", || (server.metric("greypit_syslog_messages_total") == Some(1.0)).then_some(()));
+    server.host.enter(|| drop(TcpStream::connect("127.0.0.1:8891").expect("mail is served")));
+    nobody_serves(&server);
+    // It is tried again every 5 s, and said once.
+    let held_s = || server.readiness()?["parts"]["boot"]["held_seconds"].as_u64();
+    let before = wait_for("it to be held", held_s);
+    wait_for("another try", || held_s().filter(|now| *now > before + 6));
+    server.machine(MACHINE, &[("mac", &near.mac())]);
+    // The other server's folder holds up all as well, also where nobody knows yet that it is ours.
+    held(&server, "10.78.0.5/hostname: is missing or empty");
+    server.host.ip("link set eth1 down");
+    held(&server, "waits for eth1: it is down; `ip link set eth1 up`; boot.dir: ");
+    nobody_serves(&server);
+    server.host.ip("link set eth1 up");
+    fs::write(other.join("hostname"), "web2").expect("a file of ours");
+    held(&server, "'52:54:00:12:34' is no MAC address");
+    nobody_serves(&server);
+    fs::write(other.join("mac"), far.mac()).expect("a file of ours");
+    ready(&server);
+    for (host, address) in [(&near, MACHINE), (&far, "10.78.0.5")] {
+        assert_eq!(Client::udhcpc(host, &[]).next("bound")["ip"], address);
+    }
+
+    // Once it is served a mistake changes nothing.
+    fs::write(other.join("hostname"), "-").expect("a file of ours");
+    wait_for("the mistake", || server.readiness()?["parts"]["boot_machines"]["reason"].as_str().map(str::to_owned));
+    assert_eq!(server.get("/readyz").map(|(status, _)| status), Some(200));
+    assert_eq!(Client::udhcpc(&far, &[]).next("bound")["ip"], "10.78.0.5");
+    server.terminate();
+    let log = server.log();
+    let said = |mistake: &str| log.lines().filter(|line| line.contains("held back") && line.contains(mistake)).count();
+    assert_eq!(said("10.77.0.5/mac: is missing or empty"), 1, "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+/// What listens on an address of an interface that is not there is served with it.
+#[test]
+fn whoever_listens_on_the_address_waits_for_nobody() {
+    let wire = Wire::new();
+    let mut server = BootServer::new(&wire);
+    let host = wire.host("client", Some("10.77.0.7/24"));
+    let http: SocketAddr = (Ipv4Addr::new(10, 77, 0, 1), 9425).into();
+    server.set("http.listen", http.to_string());
+    server.set("milter.listen", vec![format!("inet:8891@{SERVER}")]);
+    server.host.ip(&format!("link delete {INTERFACE}"));
+    server.spawn();
+    wait_for("the start", || {
+        server.assert_alive();
+        server.log().contains("greypit runs").then_some(())
+    });
+    wire.join(&server.host, "late", INTERFACE, &format!("{SERVER}/24"));
+    wait_for("readiness", || host.enter(|| get(http, "/readyz")).filter(|(status, _)| *status == 200));
+    host.enter(|| drop(TcpStream::connect((SERVER, 8891)).expect("mail is served")));
+    server.terminate();
+}
+
+/// The interface is not all that is waited for, and what the config alone has wrong is a failed start.
+#[test]
+fn what_shows_without_the_interface_is_said_without_it() {
     let wire = Wire::new();
     let mut server = BootServer::new(&wire);
     server.host.ip(&format!("link delete {INTERFACE}"));
-    let refused = |server: &mut BootServer, said: &str| {
-        let output = server.command("run").output().expect("it starts");
-        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert!(output.status.code() == Some(2) && text.contains(said), "{text}");
-    };
+    let waits = "waits for eth0: no such interface here; `ip link` lists those that are";
     server.machine(MACHINE, &[("hostname", "web1")]);
-    refused(&mut server, "10.77.0.5/mac: is missing or empty");
+    server.start();
+    held(&server, &format!("{waits}; boot.dir: "));
+    held(&server, "10.77.0.5/mac: is missing or empty");
     server.machine(MACHINE, &[("mac", "52:54:00:12:34:56")]);
-    let root = server.folder().join("files");
-    fs::remove_dir(&root).expect("it is empty");
-    refused(&mut server, "boot.root");
-    fs::create_dir(&root).expect("a folder of ours");
-
+    held(&server, &format!("{waits}\""));
     let checked = server.command("check").output().expect("it starts");
     let said = String::from_utf8_lossy(&checked.stderr).into_owned();
-    assert!(checked.status.success() && said.contains("waits for eth0: no such interface here"), "{said}");
+    assert!(checked.status.success() && said.contains(waits), "{said}");
+    server.terminate();
 
+    for (key, value, wrong) in [("boot.root", "data", "boot.root: "), ("boot.session", "1s", "boot.session: ")] {
+        let root = server.folder().join("files");
+        let value = if key == "boot.root" { path(&server.folder().join(value)) } else { value.to_owned() };
+        server.set(key, value);
+        let output = server.command("run").output().expect("it starts");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.code() == Some(2) && text.contains(wrong), "{text}");
+        server.set("boot.root", path(&root));
+    }
+    server.set("boot.session", "30m");
     server.as_nobody("+net_bind_service");
-    refused(&mut server, "CAP_NET_RAW");
+    server.start();
+    held(&server, "CAP_NET_RAW");
+}
+
+/// Whether the ports of boot are free.
+fn nobody_serves(server: &BootServer) {
+    server.host.enter(|| {
+        for port in [67, 69, 53] {
+            drop(UdpSocket::bind(("0.0.0.0", port)).unwrap_or_else(|error| panic!("{port}: {error}")));
+        }
+        drop(TcpListener::bind(("0.0.0.0", 80)).expect("nobody has it"));
+    });
+}
+
+fn path(path: &Path) -> String {
+    path.to_str().expect("a plain path").to_owned()
 }
 
 fn held(server: &BootServer, reason: &str) {

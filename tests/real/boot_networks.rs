@@ -24,9 +24,11 @@ fn another_user_with_two_capabilities_serves_all() {
     server.machine("10.77.0.5", &[("hostname", "web1"), ("mac", &host.mac()), ("kernel", "fine")]);
     server.file("fine", b"fine");
     server.as_nobody("+net_bind_service");
-    let refused = server.command("run").output().expect("it starts");
-    let said = String::from_utf8_lossy(&[refused.stdout, refused.stderr].concat()).into_owned();
-    assert!(!refused.status.success() && said.contains("CAP_NET_RAW"), "{said}");
+    server.start();
+    let held = || server.readiness()?["parts"]["boot"]["reason"].as_str().map(str::to_owned);
+    let said = wait_for("what it lacks", held);
+    assert!(said.contains("CAP_NET_RAW"), "{said}");
+    server.terminate();
 
     server.as_nobody("+net_raw,+net_bind_service");
     server.start();

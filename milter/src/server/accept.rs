@@ -2,14 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use greypit_pipeline::Result;
+use greypit_pipeline::{Addresses, Result};
 use tokio::sync::watch;
 
 use super::address::Address;
@@ -64,7 +64,7 @@ impl Bound {
 ///
 /// # Errors
 /// Names the address, the reason and what to do.
-pub fn bind(config: &Config) -> Result<Bound> {
+pub fn bind(config: &Config, addresses: Addresses) -> Result<Bound> {
     let mode = config.mode_bits()?;
     let group = config.group_id()?;
     let bind = |text: &String| {
@@ -75,7 +75,7 @@ pub fn bind(config: &Config) -> Result<Bound> {
                 (Socket::Unix(socket, file), text.clone())
             }
             Address::Inet(address) => {
-                let socket = bind_inet(address).map_err(|error| cannot(text, &error))?;
+                let socket = addresses.listen(address).map_err(|error| cannot(text, &error))?;
                 let bound = socket.local_addr().map_err(|error| cannot(text, &error))?;
                 let family = if bound.is_ipv6() { "inet6" } else { "inet" };
                 (Socket::Inet(socket), format!("{family}:{}@{}", bound.port(), bound.ip()))
@@ -83,12 +83,6 @@ pub fn bind(config: &Config) -> Result<Bound> {
         })
     };
     Ok(Bound(config.listen.iter().map(bind).collect::<Result<_>>()?))
-}
-
-fn bind_inet(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = TcpListener::bind(address)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
 }
 
 fn cannot(text: &str, error: &io::Error) -> greypit_pipeline::Error {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use greypit_pipeline::Addresses;
 use greypit_pipeline::units::Span;
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,7 +53,7 @@ impl Running {
         let path = dir.path().join("sock");
         let config = Config { listen: vec![format!("unix:{}", path.display())], ..config };
         let (registry, stop) = (Registry::new(), CancellationToken::new());
-        let bound = bind(&config).unwrap();
+        let bound = bind(&config, Addresses::AreHere).unwrap();
         let (milter, task) = Milter::spawn(bound, &config, "mx1", sink, &registry, stop.clone()).unwrap();
         Running { milter, task, stop, registry, records: Records::default(), config, path, _dir: dir }
     }

@@ -1,4 +1,4 @@
-//! Sockets on the interfaces' addresses, taken before anything runs, and the tasks that read them.
+//! Sockets on the interfaces' addresses, taken before anything is answered, and the tasks that read them.
 
 use std::io;
 use std::net::SocketAddrV4;

@@ -1,5 +1,5 @@
 //! Looks at the interfaces and keeps them served: an interface that is missing, down or without an address is waited for,
-//! and one that is another one than it was is bound anew.
+//! and one that is another one than it was is bound anew. The start is no other case: nothing is served yet.
 //!
 //! Once every [`LOOK`] the kernel is asked. Those interfaces that are there are served, and the others waited for:
 //! - one that appears, or has another address, network or kernel number: all parts end in order, as at greypit's end
@@ -8,8 +8,10 @@
 //! - another card of the same interface is taken note of.
 //!
 //! What does not fit the interfaces as they are now (a pool outside of their networks, machine files that are not right, a
-//! port that is taken on one that is not served yet, a disk that is full) is said and tried again every [`AGAIN`], or as
-//! soon as they are others; what is served meanwhile stays.
+//! folder that is not mounted, a port that is taken on one that is not served yet, a disk that is full) is said and tried
+//! again every [`AGAIN`], or as soon as they are others; what is served meanwhile stays. Policy is whole or none: where a
+//! machine's files are not right nothing is bound, or it would boot as one that has no files. Interfaces whose address is
+//! not known yet may have any server's folder, so while one is waited for the files of all are looked at.
 //!
 //! The part `boot` of `/readyz` is held while anything is waited for, with the reason; `greypit_boot_interfaces_down`
 //! counts what is.
@@ -18,19 +20,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use greypit_pipeline::{Error, Result};
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::life::{Bound, Kept, Life, Plan};
+use super::life::{Kept, Life, Plan};
+use super::machines::catalog::Catalog;
 use super::net::{Interface, Look};
-use super::world::World;
 
 /// How often the interfaces are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long binding is left alone once it has failed.
+/// How long what has failed is left alone, or [`REST`] times as long as reading took, but at most [`AGAIN_MAX`].
 const AGAIN: Duration = Duration::from_secs(5);
+const REST: u32 = 10;
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// How long the others' start waits for the first look: a file system that hangs is to hold up nobody.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// The part on the board.
 const PART: &str = "boot";
@@ -40,40 +48,39 @@ const PART: &str = "boot";
 pub(super) struct Keeper {
     kept: Arc<Kept>,
     life: Option<Life>,
-    /// The last life's world, also where binding it anew has failed since.
-    last: Option<Arc<World>>,
+    /// The last life's, also where binding it anew has failed since.
+    last: Option<Catalog>,
     /// Each interface as it was served last.
     known: Vec<Interface>,
-    failed: Option<Failed>,
+    tried: Option<Tried>,
     stop: CancellationToken,
 }
 
-/// Why these interfaces cannot be bound, and when that showed.
+/// What came of the last try to serve other interfaces than those that are.
+#[derive(Debug)]
+struct Tried {
+    interfaces: Vec<Interface>,
+    failed: Option<Failed>,
+}
+
 #[derive(Debug)]
 struct Failed {
-    at: Instant,
-    interfaces: Vec<Interface>,
     problem: String,
+    /// When it is to be tried again.
+    again: Instant,
 }
 
 impl Keeper {
-    pub(super) fn new(kept: Kept, stop: CancellationToken) -> Keeper {
-        Keeper { kept: Arc::new(kept), life: None, last: None, known: Vec::new(), failed: None, stop }
-    }
-
-    /// Serves what is bound at the start, and says what is waited for, a disk too.
-    ///
-    /// # Errors
-    /// What only a restart mends.
-    pub(super) fn first(&mut self, bound: Option<Bound>, look: &Look) -> Result<()> {
-        match bound.map(|bound| Life::begin(bound, &self.kept, &self.stop)) {
-            None => {}
-            Some(Ok(life)) => self.serves(life),
-            Some(Err(error @ Error::Io { .. })) => self.fails(&look.present, &error),
-            Some(Err(error)) => return Err(error),
+    /// Starts its task, inside a Tokio runtime, and waits for its first look.
+    pub(super) async fn start(kept: Kept, stop: CancellationToken) -> JoinHandle<()> {
+        let health = kept.health.clone();
+        let keeper = Keeper { kept: Arc::new(kept), life: None, last: None, known: Vec::new(), tried: None, stop };
+        let (looked, first) = oneshot::channel();
+        let task = tokio::spawn(keeper.run(looked));
+        if tokio::time::timeout(FIRST_LOOK, first).await.is_err() {
+            health.held(PART, "boot.dir or boot.root has not been read yet: what it is on does not answer");
         }
-        self.say(look);
-        Ok(())
+        task
     }
 
     fn serves(&mut self, life: Life) {
@@ -81,24 +88,20 @@ impl Keeper {
             self.known.retain(|before| before.name != now.name);
             self.known.push(now.clone());
         }
-        self.last = Some(life.world.clone());
-        (self.life, self.failed) = (Some(life), None);
-    }
-
-    fn fails(&mut self, interfaces: &[Interface], error: &Error) {
-        let (interfaces, problem) = (interfaces.to_vec(), error.to_string());
-        self.failed = Some(Failed { at: Instant::now(), interfaces, problem });
+        self.last = Some(life.world.machines.clone());
+        self.life = Some(life);
     }
 
     /// Works until it is told to stop, and ends when all is ended.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self, looked: oneshot::Sender<()>) {
+        self.look().await;
+        let _ = looked.send(());
         loop {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(LOOK) => self.look().await,
             }
-            self.look().await;
         }
         if let Some(life) = self.life.take() {
             life.end().await;
@@ -120,36 +123,60 @@ impl Keeper {
                 before.card.set(now.card.mac());
             }
         }
-        if !look.has_news(self.served()) {
-            self.failed = None;
-        } else if self.failed.as_ref().is_none_or(|failed| failed.is_over(&look))
-            && let Err(error) = self.bind_anew(look.present.clone()).await
-        {
-            self.fails(&look.present, &error);
+        if self.life.is_some() && !look.has_news(self.served()) {
+            self.tried = None;
+        } else if self.tried.as_ref().is_none_or(|tried| tried.is_over(&look)) {
+            let Some(tried) = self.attempt(look.present.clone()).await else { return };
+            self.tried = Some(tried);
         }
         self.say(&look);
+    }
+
+    /// Tries to serve these interfaces in place of those before; `None` where greypit is to end meanwhile.
+    async fn attempt(&mut self, interfaces: Vec<Interface>) -> Option<Tried> {
+        let began = Instant::now();
+        let (stop, plan) = (self.stop.clone(), self.plan(interfaces.clone()));
+        let plan = tokio::select! {
+            biased;
+            // A file system that hangs does not hold up the end.
+            () = stop.cancelled() => return None,
+            plan = plan => plan,
+        };
+        let pause = began.elapsed().saturating_mul(REST).clamp(AGAIN, AGAIN_MAX);
+        let served = match plan {
+            Ok(plan) if plan.is_empty() => Ok(()),
+            Ok(plan) => self.serve(plan).await,
+            Err(error) => Err(error),
+        };
+        let failed = served.err().map(|error| Failed { problem: error.to_string(), again: Instant::now() + pause });
+        Some(Tried { interfaces, failed })
     }
 
     /// On the board, which logs what is new.
     fn say(&self, look: &Look) {
         self.kept.metrics.interfaces_down.set(look.absent.len() as i64);
-        let failed = self.failed.as_ref().map(|failed| failed.problem.clone());
-        let reasons: Vec<_> = look.waits_for().into_iter().chain(failed).collect();
+        let failed = self.tried.as_ref().and_then(|tried| tried.failed.as_ref());
+        let reasons: Vec<_> = look.waits_for().into_iter().chain(failed.map(|failed| failed.problem.clone())).collect();
         match reasons.is_empty() {
             true => self.kept.health.ok(PART),
             false => self.kept.health.held(PART, reasons.join("; ")),
         }
     }
 
-    /// Serves these interfaces in place of those before.
-    async fn bind_anew(&mut self, interfaces: Vec<Interface>) -> Result<()> {
-        let (kept, before, served) = (self.kept.clone(), self.last.clone(), self.served().to_vec());
-        let plan = blocking(move || {
-            let plan = Plan::new(&kept.config, interfaces, before.as_deref())?;
-            plan.try_others(&kept.config, &served)?;
+    /// Reads what it takes to serve these interfaces in place of those before.
+    fn plan(&self, interfaces: Vec<Interface>) -> impl Future<Output = Result<Plan>> + use<> {
+        // Nothing that the end waits for, as the pipeline does for whoever may submit.
+        let (config, data_dir) = (self.kept.config.clone(), self.kept.data_dir.clone());
+        let (before, served) = (self.last.clone(), self.served().to_vec());
+        blocking(move || {
+            let plan = Plan::new(&config, &data_dir, interfaces, before)?;
+            plan.try_others(&config, &served)?;
             Ok(plan)
-        });
-        let plan = plan.await?;
+        })
+    }
+
+    /// Serves what is planned in place of what was before.
+    async fn serve(&mut self, plan: Plan) -> Result<()> {
         if let Some(life) = self.life.take() {
             self.kept.health.held(PART, "the interfaces have changed: boot ends what it does, and binds them anew");
             life.end().await;
@@ -168,10 +195,11 @@ impl Keeper {
     }
 }
 
-impl Failed {
-    /// Whether it is to be tried again: after a while, or where the interfaces are others.
+impl Tried {
+    /// Whether it is to be tried again: after a while where it failed, or where the interfaces are others.
     fn is_over(&self, look: &Look) -> bool {
-        self.at.elapsed() >= AGAIN || look.has_news(&self.interfaces) || look.lacks(&self.interfaces)
+        let is_due = self.failed.as_ref().is_some_and(|failed| failed.again <= Instant::now());
+        is_due || look.has_news(&self.interfaces) || look.lacks(&self.interfaces)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Plan`] reads and checks, [`Bound`] has the sockets, [`Life`] answers. What outlives it is [`Kept`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use greypit_pipeline::{Health, Result};
@@ -18,7 +18,7 @@ use super::metrics::Metrics;
 use super::net::{Interface, Networks};
 use super::sessions::Sessions;
 use super::world::World;
-use super::{bound, dhcp, dns, http, power, tftp};
+use super::{bound, check_apart, dhcp, dns, http, overview, power, real, tftp};
 
 /// What stays the same however often interfaces are bound.
 #[derive(Debug)]
@@ -42,26 +42,51 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// `before`: where the networks are the same its machine files are too, also while there is a mistake in them.
+    /// For those of the interfaces that are here. `before`: where the networks are the same these machine files are too, also
+    /// while there is a mistake in them.
     ///
     /// # Errors
-    /// [`greypit_pipeline::Error::Config`] for what does not fit `interfaces`, the machine files, or `boot.root`.
-    pub(super) fn new(config: &Config, interfaces: Vec<Interface>, before: Option<&World>) -> Result<Plan> {
+    /// [`greypit_pipeline::Error::Config`] for what does not fit `interfaces`, the machine files, or `boot.root`; where there
+    /// is no interface yet, also for packet sockets that this process may not have.
+    pub(super) fn new(
+        config: &Config,
+        data_dir: &Path,
+        interfaces: Vec<Interface>,
+        before: Option<Catalog>,
+    ) -> Result<Plan> {
+        check_apart(config, data_dir, real)?;
+        let root = Root::open(&config.root)?;
+        if interfaces.is_empty() {
+            dhcp::try_without(config)?;
+        }
+        let all_are_here = interfaces.len() == config.interface.len();
         let networks = Networks::new(config, interfaces)?;
-        let same = before.filter(|before| before.networks.networks == networks.networks);
-        let machines = match same {
-            Some(before) => before.machines.clone(),
-            None => Catalog::open(&config.dir, &networks)?,
+        let machines = match before.filter(|before| before.is_of(&networks)) {
+            Some(before) => before,
+            None => {
+                if !all_are_here {
+                    overview::check_files(config)?;
+                }
+                Catalog::open(&config.dir, &networks)?
+            }
         };
-        Ok(Plan { networks, machines, root: Root::open(&config.root)? })
+        Ok(Plan { networks, machines, root })
     }
 
-    /// Tries the sockets of those interfaces that are not served yet, by name: what keeps these from being bound is to
-    /// cost the others nothing.
+    /// Whether there is nothing to bind.
+    pub(super) fn is_empty(&self) -> bool {
+        self.networks.interfaces.is_empty()
+    }
+
+    /// Where something is served already, tries the sockets of those interfaces that are not yet, by name: what keeps these
+    /// from being bound is to cost the others nothing.
     ///
     /// # Errors
     /// As [`Plan::bind`].
     pub(super) fn try_others(&self, config: &Config, served: &[Interface]) -> Result<()> {
+        if served.is_empty() {
+            return Ok(());
+        }
         let is_served = |one: &&Interface| served.iter().any(|before| before.name == one.name);
         let others: Vec<_> = self.networks.interfaces.iter().filter(|one| !is_served(one)).cloned().collect();
         Sockets::bind(config, &others).map(drop)

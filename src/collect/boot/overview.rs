@@ -85,7 +85,7 @@ fn read(config: &Config, networks: Option<&Networks>) -> Result<Machines> {
     load(&config.dir, networks, &mut |_| {}).map_err(refuse)
 }
 
-/// Checks what can be without any interface: the machine files, all of them as nobody knows which servers are this one.
+/// Checks the machine files while an interface is not there: all of them, as nobody knows which servers are this one.
 ///
 /// # Errors
 /// As [`known`].

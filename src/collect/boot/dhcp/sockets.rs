@@ -214,7 +214,7 @@ fn refused(interface: &str, what: &str, error: &io::Error) -> Error {
                         `setcap cap_net_raw,cap_net_bind_service+ep` on the program";
     let advice = match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            format!("; it needs CAP_NET_RAW and CAP_NET_BIND_SERVICE: {capabilities}")
+            format!("; it needs CAP_NET_RAW and CAP_NET_BIND_SERVICE, and a restart: {capabilities}")
         }
         io::ErrorKind::AddrInUse => "; another DHCP server runs on this machine (`ss -ulpn` names it): stop it, or \
                                      answer boot questions beside it by mode = \"proxy\""

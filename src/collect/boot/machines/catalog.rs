@@ -49,7 +49,7 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    /// Reads `dir`; a missing folder is no machines. Folders of other servers than those of `networks` are left alone.
+    /// Reads `dir`. Folders of other servers than those of `networks` are left alone.
     ///
     /// # Errors
     /// [`Error::Config`] for `boot.dir`, with the first file that is not right.
@@ -58,6 +58,11 @@ impl Catalog {
         let dir = std::path::absolute(dir).map_err(|error| refuse(format!("{}: {error}", dir.display())))?;
         let machines = load(&dir, Some(networks), &mut |_| {}).map_err(|mistake| refuse(mistake.to_string()))?;
         Ok(Catalog { current: Arc::new(RwLock::new(Arc::new(machines))), dir, networks: networks.clone() })
+    }
+
+    /// Whether it is of these networks.
+    pub(crate) fn is_of(&self, networks: &Networks) -> bool {
+        self.networks.networks == networks.networks
     }
 
     /// The last good state.

@@ -60,7 +60,7 @@ struct Folder {
     ip: Option<Ipv4Addr>,
 }
 
-/// Reads everything below `dir`; a missing folder is no machines. Without `networks` all servers are ours, and whatever
+/// Reads everything below `dir`. Without `networks` all servers are ours, and whatever
 /// needs to know them is not checked. `see` is told of each folder before it is read.
 ///
 /// # Errors
@@ -84,10 +84,13 @@ pub(in crate::collect::boot) fn load(
 /// The folders of our servers, by name.
 fn folders(dir: &Path, networks: Option<&Networks>, see: &mut dyn FnMut(&Path)) -> Result<Vec<Folder>> {
     let mut found = Vec::new();
-    for (name, path) in subfolders(dir, see)? {
+    // One that is not mounted would look like no machines at all, and these would lose their addresses.
+    let of_servers =
+        subfolders(dir, see)?.map_or_else(|| mistake(dir, "is missing; make the folder, or name another"), Ok)?;
+    for (name, path) in of_servers {
         let is_ours = |server: &Ipv4Addr| networks.is_none_or(|networks| networks.is_server(*server));
         let Some(server) = address(&name, &path)?.filter(is_ours) else { continue };
-        for (name, path) in subfolders(&path, see)? {
+        for (name, path) in subfolders(&path, see)?.unwrap_or_default() {
             let ip = match address(&name, &path)? {
                 Some(ip) => Some(ip),
                 None if name == DEFAULT => None,
@@ -109,12 +112,12 @@ fn folders(dir: &Path, networks: Option<&Networks>, see: &mut dyn FnMut(&Path)) 
 
 /// Whose folders there are.
 pub(super) fn servers(dir: &Path) -> Vec<Ipv4Addr> {
-    let folders = subfolders(dir, &mut |_| {}).unwrap_or_default();
+    let folders = subfolders(dir, &mut |_| {}).ok().flatten().unwrap_or_default();
     folders.iter().filter_map(|(name, _)| name.parse().ok()).collect()
 }
 
-/// Folders in `dir` and their names, sorted; none where it is missing.
-fn subfolders(dir: &Path, see: &mut dyn FnMut(&Path)) -> Result<Vec<(String, PathBuf)>> {
+/// Folders in `dir` and their names, sorted; `None` where it is missing.
+fn subfolders(dir: &Path, see: &mut dyn FnMut(&Path)) -> Result<Option<Vec<(String, PathBuf)>>> {
     see(dir);
     let listed = || -> io::Result<Vec<(String, PathBuf)>> {
         let mut found = Vec::new();
@@ -130,8 +133,9 @@ fn subfolders(dir: &Path, see: &mut dyn FnMut(&Path)) -> Result<Vec<(String, Pat
         Ok(found)
     };
     match listed() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        listed => listed.or_else(|error| mistake(dir, format!("cannot be listed: {error}; let this user read it"))),
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => mistake(dir, format!("cannot be listed: {error}; let this user read it")),
     }
 }
 

@@ -186,7 +186,7 @@ impl Sessions {
     /// Takes up what was before, and saves what comes, until `stop`.
     ///
     /// # Errors
-    /// Where `registry` has these metrics already, or the folder cannot be made.
+    /// Where `registry` has these metrics already.
     pub(crate) fn keep(
         self: &Arc<Sessions>,
         data_dir: &Path,
@@ -207,11 +207,8 @@ impl Sessions {
         self.metrics.register(registry).map_err(taken)?;
         let path = path(data_dir);
         let folder = path.parent().unwrap_or(data_dir);
-        fs::create_dir_all(folder).map_err(|source| Error::Io {
-            operation: "make",
-            path: folder.to_owned(),
-            source,
-        })?;
+        // Where it cannot be made the first write says so, and whatever else needs it.
+        let _ = fs::create_dir_all(folder);
         match read(&path) {
             Ok(saved) => self.restore(&saved.unwrap_or_default()),
             Err(error) => {

@@ -21,7 +21,6 @@
 //! acknowledgement: what a sender writes after that is its own to repeat.
 
 mod accept;
-mod addresses;
 mod config;
 mod datagram;
 mod intake;
@@ -38,14 +37,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use greypit_pipeline::{Error, Group, Kind, Refused, Result, Submit};
+use greypit_pipeline::{Addresses, Error, Group, Kind, Refused, Result, Submit};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use self::addresses::Addresses;
 use self::metrics::{Dropped, Metrics, Tally, Transport};
 use self::peers::Peers;
 use crate::collect::boot::sessions::{self, Sessions};

@@ -4,14 +4,14 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use greypit_pipeline::Result;
+use greypit_pipeline::{Addresses, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::accept::{self, Door};
 use super::config::{address, problem};
-use super::{Addresses, Shared, Tls};
+use super::{Shared, Tls};
 
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 1024;

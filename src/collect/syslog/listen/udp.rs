@@ -8,15 +8,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use greypit_pipeline::Result;
 use greypit_pipeline::units::Size;
+use greypit_pipeline::{Addresses, Result};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 use super::config::{address, problem};
-use super::{Addresses, Shared, datagram, tcp};
+use super::{Shared, datagram, tcp};
 
 /// The bound sockets of an address.
 #[derive(Debug)]

@@ -85,6 +85,9 @@ fn a_bad_file_at_the_start_is_an_error_of_the_config() {
     assert!(matches!(error, Error::Config { .. }));
     let wanted = format!("boot.dir: {}/10.77.0.1/10.77.0.7/hostname: is missing", files.0.path().display());
     assert!(error.to_string().starts_with(&wanted), "{error}");
+    let nowhere = files.0.path().join("nowhere");
+    let error = Catalog::open(&nowhere, &networks("")).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("boot.dir: {}: is missing", nowhere.display())), "{error}");
 }
 
 #[tokio::test]
@@ -115,21 +118,23 @@ async fn a_change_takes_effect_and_a_mistake_does_not() {
 }
 
 #[tokio::test]
-async fn a_folder_that_appears_goes_and_comes_back_is_noticed() {
+async fn a_folder_that_goes_changes_nothing_and_one_that_comes_back_does() {
     let files = Files::new(&[]);
     put(&files, 7, "web1");
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("machines");
-    let watched = Watched::new(&dir, NEVER);
-    assert_eq!(watched.catalog.current().len(), 0);
     symlink(files.0.path(), &dir).unwrap();
-    watched.until_machines(1).await;
+    let watched = Watched::new(&dir, NEVER);
     fs::remove_file(&dir).unwrap();
-    watched.until_machines(0).await;
+    watched.until("that it is missing", |watched| watched.limited().is_some()).await;
+    assert!(watched.limited().unwrap().contains("machines: is missing"), "{:?}", watched.limited());
+    assert_eq!(watched.name_of(7).as_deref(), Some("web1"), "the last good state holds");
     fs::create_dir_all(dir.join("10.77.0.1/10.77.0.9")).unwrap();
     fs::write(dir.join("10.77.0.1/10.77.0.9/mac"), "52:54:00:12:34:09").unwrap();
     fs::write(dir.join("10.77.0.1/10.77.0.9/hostname"), "web9").unwrap();
+    watched.until("the other folder", |watched| watched.name_of(9).as_deref() == Some("web9")).await;
     watched.until_machines(1).await;
+    assert_eq!(watched.limited(), None);
     watched.end().await;
 }
 

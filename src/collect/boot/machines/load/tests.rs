@@ -93,10 +93,11 @@ fn whose_folders_there_are() {
 }
 
 #[test]
-fn no_folder_is_no_machines() {
+fn an_empty_folder_is_no_machines_and_a_missing_one_is_a_mistake() {
     let files = Files::new(&[]);
     assert_eq!(files.load().unwrap(), Machines::default());
-    assert_eq!(load(&files.0.path().join("nowhere"), None, &mut |_| {}).unwrap(), Machines::default());
+    let said = load(&files.0.path().join("nowhere"), None, &mut |_| {}).unwrap_err().to_string();
+    assert!(said.ends_with("/nowhere: is missing; make the folder, or name another"), "{said}");
 }
 
 #[test]
