@@ -169,9 +169,9 @@ fn clients_take_keep_and_give_back_leases() {
 
     let relay = wire.host("perfdhcp", Some("10.77.0.2/24"));
     // As many as a socket's buffer holds by default: where this machine stands still they come all at once.
-    let (exchanges, said) = perfdhcp(&relay, &["-r", "100", "-n", "100", "-R", "100", SERVER]);
-    // It sends nothing for the last ones that it waits for.
-    assert!(exchanges.iter().all(|exchange| exchange.sent >= 98 && exchange.received >= 98), "{said}");
+    // It waits for as many answers of both kinds as the two numbers are together, and may send some more of the first.
+    let (exchanges, said) = perfdhcp(&relay, &["-r", "100", "-n", "100", "-n", "100", "-R", "100", SERVER]);
+    assert!(exchanges.iter().all(|exchange| exchange.sent >= 95 && exchange.received >= 95), "{said}");
 
     server.terminate();
     let records = server.records("dhcp");
@@ -183,7 +183,7 @@ fn clients_take_keep_and_give_back_leases() {
     assert_eq!(steps(&records, &old), ["bootp reply 10.77.0.6"]);
     assert!(of(&records, &known).all(|record| record["machine"] == "known" && record["session"].is_string()));
     let relayed = records.iter().filter(|record| record["giaddr"] == "10.77.0.2").count();
-    assert!(relayed >= 196, "{relayed} of 200 packets that perfdhcp sent");
+    assert!(relayed >= 195, "{relayed} of 200 packets that perfdhcp sent");
 }
 
 /// What a host said, what was decided, and the address in the answer.
