@@ -197,7 +197,6 @@ fn assert_converges(what: &str, tried: &[Tried]) -> usize {
     );
     assert!(passed >= LIMIT, "{passed} passed");
     assert!(convergence <= CONVERGENCE, "{convergence:?}");
-    assert!(passed as f64 <= LIMIT as f64 + rate * CONVERGENCE.as_secs_f64(), "{passed} passed");
     assert!(slowest < WAITED, "an answer took {slowest:?}");
     passed
 }
