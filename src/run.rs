@@ -1,8 +1,8 @@
 //! Builds, wires and drains: the only file that knows every part.
 //!
 //! Start: store opened and tried, every socket bound, the spool recovered, then the collectors. A mistake in the config
-//! shows before anything runs; what boot needs beyond it holds up boot alone. Stop: collectors take what has already arrived and end; the spool makes it durable; what
-//! is complete goes to the store; then the process ends.
+//! shows before anything runs; what boot needs beyond it holds up boot alone. Stop: collectors take what has already
+//! arrived and end; the spool makes it durable; what is complete goes to the store; then the process ends.
 
 use std::sync::Arc;
 use std::time::Duration;

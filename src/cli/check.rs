@@ -186,13 +186,14 @@ mod tests {
     #[test]
     fn machine_files_are_checked_where_they_are_used() {
         let folder = tempfile::tempdir().unwrap();
-        let machine = folder.path().join("10.0.0.1/10.0.0.7");
+        let dir = folder.path().join("machines");
+        let machine = dir.join("10.0.0.1/10.0.0.7");
         std::fs::create_dir_all(&machine).unwrap();
         std::fs::write(machine.join("hostname"), "web1").unwrap();
         let config = folder.path().join("greypit.toml");
         let check = |interface: &str| {
             let root = folder.path().join("files");
-            let text = format!("[boot]\ndir = {:?}\nroot = {root:?}\ninterface = {interface:?}\n", folder.path());
+            let text = format!("[boot]\ndir = {dir:?}\nroot = {root:?}\ninterface = {interface:?}\n");
             std::fs::write(&config, text).unwrap();
             // Nothing is printed with it.
             Args { connect: false, json: true }.check(&Loaded::read(Some(&config)).unwrap())

@@ -37,8 +37,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 const REST: u32 = 10;
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
-/// How long the others' start waits for the first look: a file system that hangs is to hold up nobody.
-const FIRST_LOOK: Duration = Duration::from_secs(10);
+/// How long reading may take before that is said, and how long the others' start waits for the first look: a file system
+/// that hangs is to hold up nobody.
+const READING_MAX: Duration = Duration::from_secs(10);
 
 /// The part on the board.
 const PART: &str = "boot";
@@ -73,13 +74,10 @@ struct Failed {
 impl Keeper {
     /// Starts its task, inside a Tokio runtime, and waits for its first look.
     pub(super) async fn start(kept: Kept, stop: CancellationToken) -> JoinHandle<()> {
-        let health = kept.health.clone();
         let keeper = Keeper { kept: Arc::new(kept), life: None, last: None, known: Vec::new(), tried: None, stop };
         let (looked, first) = oneshot::channel();
         let task = tokio::spawn(keeper.run(looked));
-        if tokio::time::timeout(FIRST_LOOK, first).await.is_err() {
-            health.held(PART, "boot.dir or boot.root has not been read yet: what it is on does not answer");
-        }
+        let _ = tokio::time::timeout(READING_MAX, first).await;
         task
     }
 
@@ -135,12 +133,18 @@ impl Keeper {
     /// Tries to serve these interfaces in place of those before; `None` where greypit is to end meanwhile.
     async fn attempt(&mut self, interfaces: Vec<Interface>) -> Option<Tried> {
         let began = Instant::now();
-        let (stop, plan) = (self.stop.clone(), self.plan(interfaces.clone()));
-        let plan = tokio::select! {
-            biased;
-            // A file system that hangs does not hold up the end.
-            () = stop.cancelled() => return None,
-            plan = plan => plan,
+        let plan = self.plan(interfaces.clone());
+        tokio::pin!(plan);
+        let plan = loop {
+            tokio::select! {
+                biased;
+                // A file system that hangs does not hold up the end.
+                () = self.stop.cancelled() => return None,
+                plan = &mut plan => break plan,
+                () = tokio::time::sleep_until(began + READING_MAX), if began.elapsed() < READING_MAX => {
+                    self.kept.health.held(PART, "boot.dir or boot.root is still being read: what it is on does not answer");
+                }
+            }
         };
         let pause = began.elapsed().saturating_mul(REST).clamp(AGAIN, AGAIN_MAX);
         let served = match plan {

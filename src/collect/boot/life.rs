@@ -18,7 +18,7 @@ use super::metrics::Metrics;
 use super::net::{Interface, Networks};
 use super::sessions::Sessions;
 use super::world::World;
-use super::{bound, check_apart, dhcp, dns, http, overview, power, real, tftp};
+use super::{bound, check_apart, dhcp, dns, http, power, real, tftp};
 
 /// What stays the same however often interfaces are bound.
 #[derive(Debug)]
@@ -59,16 +59,10 @@ impl Plan {
         if interfaces.is_empty() {
             dhcp::try_without(config)?;
         }
-        let all_are_here = interfaces.len() == config.interface.len();
         let networks = Networks::new(config, interfaces)?;
         let machines = match before.filter(|before| before.is_of(&networks)) {
             Some(before) => before,
-            None => {
-                if !all_are_here {
-                    overview::check_files(config)?;
-                }
-                Catalog::open(&config.dir, &networks)?
-            }
+            None => Catalog::open(&config.dir, &networks)?,
         };
         Ok(Plan { networks, machines, root })
     }

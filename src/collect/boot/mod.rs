@@ -39,7 +39,7 @@ pub mod sessions;
 pub mod tftp;
 mod world;
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use greypit_pipeline::{Addresses, Error, Health, Kind, Result, Submit};
@@ -82,8 +82,7 @@ impl Boot {
         if !config.is_on() {
             return Ok(None);
         }
-        // Without a look at them, which may hang: that is the keeper's.
-        check_apart(config, data_dir, |path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))?;
+        check_apart(config, data_dir, as_written)?;
         let sessions = Arc::new(Sessions::new(config.session.0));
         Ok(Some(Boot { config: config.clone(), data_dir: data_dir.to_owned(), sessions }))
     }
@@ -136,6 +135,7 @@ impl Boot {
 /// # Errors
 /// [`Error::Config`] for what does not fit those that are here, and for machine files and folders that are not right.
 pub(crate) fn check(config: &Config, data_dir: &Path) -> Result<Option<String>> {
+    check_apart(config, data_dir, as_written)?;
     check_apart(config, data_dir, real)?;
     Root::open(&config.root)?;
     let look = match Look::now(&config.interface, &[]) {
@@ -156,13 +156,25 @@ fn check_apart(config: &Config, data_dir: &Path, place: impl Fn(&Path) -> PathBu
         let problem = format!("{} would give out {what}; choose another folder", root.display());
         Err(Error::Config { key: "boot.root".into(), problem })
     };
-    if dir.starts_with(&root) {
+    if dir.starts_with(&root) || root.starts_with(&dir) {
         return refuse(format!("the machine files in {} (boot.dir)", dir.display()));
     }
     if data_dir.starts_with(&root) || root.starts_with(data_dir.join("boot")) {
         return refuse(format!("what greypit keeps in {} (data_dir)", data_dir.display()));
     }
     Ok(())
+}
+
+/// The path without a look at it, which may hang.
+fn as_written(path: &Path) -> PathBuf {
+    let mut written = PathBuf::new();
+    for part in std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components() {
+        match part {
+            Component::ParentDir => drop(written.pop()),
+            part => written.push(part),
+        }
+    }
+    written
 }
 
 /// The path without links, also where the last folders of it are not there yet.
@@ -186,12 +198,14 @@ mod tests {
         };
         let data_dir = at("data");
         let with = |root: std::path::PathBuf| Config { root, dir: at("machines"), ..Config::default() };
-        for root in [at("."), at("data"), at("data/boot"), at("data/boot/files"), at("files/../data")] {
-            let error = check_apart(&with(root.clone()), &data_dir, real).unwrap_err().to_string();
-            assert!(error.contains("boot.root"), "{}", root.display());
-        }
-        for root in [at("files"), at("data/files"), at("database"), at("data/boot2")] {
-            check_apart(&with(root), &data_dir, real).unwrap();
+        for place in [real, as_written] {
+            for root in [".", "data", "data/boot", "data/boot/files", "files/../data", "machines/10.0.0.1"] {
+                let error = check_apart(&with(at(root)), &data_dir, place).unwrap_err().to_string();
+                assert!(error.contains("boot.root"), "{root}");
+            }
+            for root in ["files", "data/files", "database", "data/boot2", "machines/../files"] {
+                check_apart(&with(at(root)), &data_dir, place).unwrap();
+            }
         }
         // Nor what is not there yet.
         let link = folder.path().join("link");

@@ -21,6 +21,8 @@ pub(crate) use self::network::Network;
 pub(crate) struct Networks {
     pub(crate) interfaces: Vec<Interface>,
     pub(crate) networks: Vec<Network>,
+    /// An interface of the config is not there: nobody knows its networks yet.
+    pub(crate) lacks: bool,
 }
 
 impl Networks {
@@ -30,6 +32,7 @@ impl Networks {
     /// # Errors
     /// [`Error::Config`] where a pool or a network does not fit.
     pub(crate) fn new(config: &Config, interfaces: Vec<Interface>) -> Result<Networks> {
+        let lacks = interfaces.len() < config.interface.len();
         let mut networks = Vec::new();
         for (index, interface) in interfaces.iter().enumerate() {
             let pools = config.dhcp.pools()?.into_iter();
@@ -43,13 +46,13 @@ impl Networks {
                 domain: config.dhcp.domain.clone(),
             });
         }
-        let Some(first) = interfaces.first() else { return Ok(Networks::default()) };
+        let Some(first) = interfaces.first() else { return Ok(Networks { lacks, ..Networks::default() }) };
         if config.interface.first().is_none_or(|name| *name == first.name) {
             for network in &config.network {
                 networks.push(network.network(first.addr)?);
             }
         }
-        let networks = Networks { interfaces, networks };
+        let networks = Networks { interfaces, networks, lacks };
         networks.check(config)?;
         Ok(networks)
     }
@@ -63,7 +66,7 @@ impl Networks {
             }
         }
         super::dhcp::config::check_pools(&self.networks)?;
-        if self.interfaces.len() < config.interface.len() {
+        if self.lacks {
             // A pool of none of these may be in the network of one that is not there yet.
             return Ok(());
         }

@@ -85,14 +85,6 @@ fn read(config: &Config, networks: Option<&Networks>) -> Result<Machines> {
     load(&config.dir, networks, &mut |_| {}).map_err(refuse)
 }
 
-/// Checks the machine files while an interface is not there: all of them, as nobody knows which servers are this one.
-///
-/// # Errors
-/// As [`known`].
-pub(super) fn check_files(config: &Config) -> Result<()> {
-    read(config, None).map(drop)
-}
-
 /// Where the daemon writes what it has seen.
 pub(crate) fn sessions_path(data_dir: &Path) -> PathBuf {
     saved::path(data_dir)

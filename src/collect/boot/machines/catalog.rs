@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::load::{Mistake, load, servers};
+use super::load::{Mistake, load, mistake, servers};
 use super::watch::Watch;
 use super::{Machine, Machines};
 use crate::collect::boot::net::Networks;
@@ -62,7 +62,7 @@ impl Catalog {
 
     /// Whether it is of these networks.
     pub(crate) fn is_of(&self, networks: &Networks) -> bool {
-        self.networks.networks == networks.networks
+        (&self.networks.networks, self.networks.lacks) == (&networks.networks, networks.lacks)
     }
 
     /// The last good state.
@@ -194,10 +194,22 @@ impl Looker {
         } else {
             load(dir, Some(networks), &mut |_| {})
         };
+        let read = read.and_then(|machines| match self.has_vanished() {
+            true => mistake(
+                dir,
+                "has nothing in it any more, as when it is no longer mounted; if that is meant, restart greypit",
+            ),
+            false => Ok(machines),
+        });
         match read {
             Ok(machines) => self.good(machines, told),
             Err(mistake) => self.bad(mistake),
         }
+    }
+
+    /// Where there were machines no folder of any server is left.
+    fn has_vanished(&self) -> bool {
+        *self.catalog.current() != Machines::default() && servers(&self.catalog.dir).is_empty()
     }
 
     fn good(&mut self, machines: Machines, told: bool) {

@@ -47,7 +47,7 @@ impl fmt::Display for Mistake {
 
 type Result<T> = std::result::Result<T, Mistake>;
 
-fn mistake<T>(path: impl Into<PathBuf>, problem: impl Into<String>) -> Result<T> {
+pub(super) fn mistake<T>(path: impl Into<PathBuf>, problem: impl Into<String>) -> Result<T> {
     Err(Mistake { path: path.into(), problem: problem.into() })
 }
 
@@ -72,11 +72,18 @@ pub(in crate::collect::boot) fn load(
 ) -> Result<Machines> {
     let mut machines = Machines::default();
     let mut taken = Taken::default();
-    for folder in folders(dir, networks, see)? {
+    // An interface that is waited for may have the address of any server, and what is off there is off here too.
+    for folder in folders(dir, networks.filter(|networks| !networks.lacks), see)? {
         let machine = read(&folder)?;
-        networks.map_or(Ok(()), |networks| check_address(&folder, networks))?;
         taken.take(&folder, &machine)?;
-        machines.add(folder.server, machine);
+        match networks {
+            Some(networks) if !networks.is_server(folder.server) => machines.heed(&machine),
+            Some(networks) => {
+                check_address(&folder, networks)?;
+                machines.add(folder.server, machine);
+            }
+            None => machines.add(folder.server, machine),
+        }
     }
     Ok(machines)
 }
@@ -84,7 +91,6 @@ pub(in crate::collect::boot) fn load(
 /// The folders of our servers, by name.
 fn folders(dir: &Path, networks: Option<&Networks>, see: &mut dyn FnMut(&Path)) -> Result<Vec<Folder>> {
     let mut found = Vec::new();
-    // One that is not mounted would look like no machines at all, and these would lose their addresses.
     let of_servers =
         subfolders(dir, see)?.map_or_else(|| mistake(dir, "is missing; make the folder, or name another"), Ok)?;
     for (name, path) in of_servers {

@@ -106,11 +106,16 @@ impl Machines {
         self.by_ip.len()
     }
 
-    pub(crate) fn add(&mut self, server: Ipv4Addr, machine: Machine) {
-        let machine = Arc::new(machine);
+    /// Takes note of whether it is off, and of nothing else.
+    pub(crate) fn heed(&mut self, machine: &Machine) {
         if machine.boot == Boot::Off {
             self.off.extend(&machine.macs);
         }
+    }
+
+    pub(crate) fn add(&mut self, server: Ipv4Addr, machine: Machine) {
+        self.heed(&machine);
+        let machine = Arc::new(machine);
         for mac in &machine.macs {
             self.by_mac.insert((server, *mac), machine.clone());
         }

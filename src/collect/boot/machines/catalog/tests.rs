@@ -138,6 +138,30 @@ async fn a_folder_that_goes_changes_nothing_and_one_that_comes_back_does() {
     watched.end().await;
 }
 
+#[tokio::test]
+async fn a_mount_point_that_is_left_empty_changes_nothing() {
+    let (files, empty) = (Files::new(&[]), tempfile::tempdir().unwrap());
+    put(&files, 7, "web1");
+    put(&files, 8, "web2");
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("machines");
+    symlink(files.0.path(), &dir).unwrap();
+    let watched = Watched::new(&dir, NEVER);
+    fs::remove_dir_all(files.0.path().join("10.77.0.1/10.77.0.8")).unwrap();
+    watched.until_machines(1).await;
+    let next = place.path().join("next");
+    symlink(empty.path(), &next).unwrap();
+    fs::rename(&next, &dir).unwrap();
+    watched.until("that it is empty", |watched| watched.limited().is_some()).await;
+    assert!(watched.limited().unwrap().contains("nothing in it any more"), "{:?}", watched.limited());
+    assert_eq!(watched.name_of(7).as_deref(), Some("web1"), "the last good state holds");
+    // A server without machines is meant so.
+    fs::create_dir(empty.path().join("10.77.0.1")).unwrap();
+    watched.until_machines(0).await;
+    watched.until("well again", |watched| watched.limited().is_none()).await;
+    watched.end().await;
+}
+
 /// A link that is renamed over the old one, and then a change in the new tree.
 async fn exchange(dir: &Path, link: &Path, trees: [&Files; 2]) {
     let watched = Watched::new(dir, NEVER);

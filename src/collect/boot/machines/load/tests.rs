@@ -216,3 +216,21 @@ fn what_is_no_file_holds_up_nothing() {
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     assert!(files.mistake().ends_with("kernel: cannot be read: it is no file"));
 }
+
+#[test]
+fn who_is_off_on_an_interface_that_is_not_there_is_off() {
+    let files = Files::new(&[
+        ("10.88.0.1/10.88.0.7/hostname", "dark"),
+        ("10.88.0.1/10.88.0.7/mac", "52:54:00:12:34:07"),
+        ("10.88.0.1/10.88.0.7/boot", "off"),
+        ("10.88.0.1/10.88.0.8/hostname", "web"),
+        ("10.88.0.1/10.88.0.8/mac", "52:54:00:12:34:08"),
+    ]);
+    let off = |text: &str| {
+        let machines = load(files.0.path(), Some(&networks(text)), &mut |_| {}).unwrap();
+        assert_eq!(machines.len(), 0, "{text}");
+        ["52:54:00:12:34:07", "52:54:00:12:34:08"].map(|mac| machines.is_off(mac.parse().unwrap()))
+    };
+    assert_eq!(off("interface = [\"eth1\"]"), [false, false], "another server's");
+    assert_eq!(off("interface = [\"eth1\", \"eth2\"]"), [true, false], "it may be eth2's");
+}
