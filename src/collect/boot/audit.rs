@@ -9,6 +9,7 @@
 //! U+FFFD.
 
 use std::fmt::{Display, Write as _};
+use std::sync::{PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -31,7 +32,8 @@ pub(crate) const POWER: Kind = Kind::new("power");
 /// Where events go.
 #[derive(Debug)]
 pub(crate) struct Audit {
-    submit: Submit,
+    /// None once it is closed.
+    submit: RwLock<Option<Submit>>,
     events: IntCounterVec,
     dropped: IntCounterVec,
     complaints: Complaints,
@@ -41,7 +43,7 @@ impl Audit {
     pub(crate) fn new(submit: Submit, registry: &Registry) -> prometheus::Result<Audit> {
         let register = Register::new(registry, "greypit_boot_");
         let audit = Audit {
-            submit,
+            submit: RwLock::new(Some(submit)),
             events: register.counters("events_total", "Boot events given to the pipeline.", &["kind"])?,
             dropped: register.counters(
                 "events_dropped_total",
@@ -59,12 +61,22 @@ impl Audit {
         Ok(audit)
     }
 
+    /// Nothing comes any more: the pipeline, which ends once nobody can submit, does not wait for whoever still has this.
+    pub(crate) fn close(&self) {
+        *self.submit.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Gives an event to the pipeline, or counts that it could not.
     pub(crate) fn record(&self, record: Record) {
         let kind = record.kind;
         let mut group = Group::new();
         let pushed = group.push(kind, &record.end());
-        let reason = match pushed.map(|()| self.submit.try_submit(group)) {
+        let submit = self.submit.read().unwrap_or_else(PoisonError::into_inner);
+        let submitted = pushed.map(|()| match submit.as_ref() {
+            Some(submit) => submit.try_submit(group),
+            None => Err(Refused::Closed(group)),
+        });
+        let reason = match submitted {
             Ok(Ok(())) => return self.events.with_label_values(&[kind.as_str()]).inc(),
             Ok(Err(Refused::Full(_))) => "queue_full",
             Ok(Err(Refused::Closed(_))) => "closed",
@@ -164,7 +176,26 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use greypit_pipeline::submit::testing::queue;
+
     use super::*;
+
+    #[test]
+    fn closed_it_holds_up_no_end_and_counts() {
+        let ((submit, queue), registry) = (queue(1 << 20), Registry::new());
+        let audit = Audit::new(submit, &registry).unwrap();
+        let record = || audit.record(Record::new(TFTP, Timestamp::UNIX_EPOCH));
+        record();
+        audit.close();
+        record();
+        // It does not wait: nobody can submit.
+        let hour = Duration::from_secs(3600);
+        assert!(queue.next(hour).is_some() && queue.next(hour).is_none());
+        assert_eq!(audit.events.with_label_values(&["tftp"]).get(), 1);
+        assert_eq!(audit.dropped.with_label_values(&["tftp", "closed"]).get(), 1);
+    }
 
     #[test]
     fn a_record_is_one_json_object_whatever_the_bytes_are() {

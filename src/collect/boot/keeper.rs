@@ -41,6 +41,9 @@ const AGAIN_MAX: Duration = Duration::from_secs(60);
 /// that hangs is to hold up nobody.
 const READING_MAX: Duration = Duration::from_secs(10);
 
+/// How long the end of greypit waits for what is served.
+const ENDING_MAX: Duration = Duration::from_secs(5);
+
 /// The part on the board.
 const PART: &str = "boot";
 
@@ -101,9 +104,14 @@ impl Keeper {
                 () = tokio::time::sleep(LOOK) => self.look().await,
             }
         }
-        if let Some(life) = self.life.take() {
-            life.end().await;
+        if let Some(life) = self.life.take()
+            && tokio::time::timeout(ENDING_MAX, life.end()).await.is_err()
+        {
+            tracing::warn!(
+                "boot has not ended within {ENDING_MAX:?}: what it reads from does not answer; it is left behind"
+            );
         }
+        self.kept.audit.close();
     }
 
     fn served(&self) -> &[Interface] {
