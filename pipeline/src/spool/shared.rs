@@ -73,7 +73,12 @@ impl Shared {
 
     /// Durable events that are not in the store.
     pub(crate) fn unshipped_events(&self) -> u64 {
-        self.planner().waiting_events() + self.in_flight().values().map(|(events, _)| events).sum::<u64>()
+        self.unshipped(&self.planner())
+    }
+
+    /// The same for whoever has the planner.
+    pub(super) fn unshipped(&self, planner: &Planner) -> u64 {
+        planner.waiting_events() + self.in_flight().values().map(|(events, _)| events).sum::<u64>()
     }
 
     pub(super) fn in_flight(&self) -> MutexGuard<'_, BTreeMap<(Kind, u64), (u64, i64)>> {

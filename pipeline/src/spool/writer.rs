@@ -20,7 +20,7 @@ use super::frame::{self, Snapshot};
 use super::recover::Recovered;
 use super::shared::Shared;
 use super::{Config, Sync, segment_path, sync_folder};
-use crate::batch::{Planner, Position, Run};
+use crate::batch::{Position, Run};
 use crate::event::{Checkpoint, Group, Kind};
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -316,7 +316,7 @@ impl Writer {
         let mut planner = self.shared.planner();
         self.runs.iter().for_each(|run| planner.add(*run, now));
         // Who sees an event counted as durable, or no longer in the queue, sees as well that it waits.
-        self.publish_waiting(&planner);
+        self.metrics.waiting_events.set(self.shared.unshipped(&planner) as i64);
         for run in self.runs.drain(..) {
             self.metrics.spooled(run.kind, u64::from(run.count), run.bytes);
         }
@@ -451,11 +451,6 @@ impl Writer {
         self.shared.planner().close_all();
     }
 
-    fn publish_waiting(&self, planner: &Planner) {
-        let in_flight_events: u64 = self.shared.in_flight().values().map(|(events, _)| events).sum();
-        self.metrics.waiting_events.set((planner.waiting_events() + in_flight_events) as i64);
-    }
-
     /// After each turn: windows that are over, and figures.
     fn publish(&mut self) {
         let now_us = now_us();
@@ -465,7 +460,7 @@ impl Writer {
             self.shared.ring();
         }
         self.metrics.waiting_batches.set(planner.ready_batches() as i64);
-        self.publish_waiting(&planner);
+        self.metrics.waiting_events.set(self.shared.unshipped(&planner) as i64);
         let in_flight = self.shared.in_flight();
         let oldest_us = in_flight.values().map(|(_, oldest_us)| *oldest_us).chain(planner.oldest_us()).min();
         drop((in_flight, planner));

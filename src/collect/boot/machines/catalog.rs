@@ -194,7 +194,7 @@ impl Looker {
         } else {
             load(dir, Some(networks), &mut |_| {})
         };
-        let read = read.and_then(|machines| match self.has_vanished() {
+        let read = read.and_then(|machines| match self.has_vanished(&machines) {
             true => mistake(
                 dir,
                 "has nothing in it any more, as when it is no longer mounted; if that is meant, restart greypit",
@@ -208,8 +208,9 @@ impl Looker {
     }
 
     /// Where there were machines no folder of any server is left.
-    fn has_vanished(&self) -> bool {
-        *self.catalog.current() != Machines::default() && servers(&self.catalog.dir).is_empty()
+    fn has_vanished(&self, now: &Machines) -> bool {
+        let none = Machines::default();
+        *now == none && *self.catalog.current() != none && servers(&self.catalog.dir).is_empty()
     }
 
     fn good(&mut self, machines: Machines, told: bool) {
